@@ -1,0 +1,135 @@
+// Where tensor bytes live, and who may look at them.
+//
+// The graph holds a TensorId and a type, never bytes. The store answers a view of a range:
+//   - mapped:  in a weights file of the input, looked at through a window when needed;
+//   - written: made by a pass and already in its place in the new weights file;
+//   - inline:  small, in memory.
+// So the working set of a pass is a few windows for each thread, whatever the size of the model.
+#ifndef CMLC_TENSOR_STORE_H_
+#define CMLC_TENSOR_STORE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cmlc/model.h"
+#include "cmlc/status.h"
+#include "cmlc/tensor.h"
+
+namespace cmlc {
+
+class ThreadPool;
+
+// A weights file, by its place in TensorStore.
+enum class WeightsFile : uint32_t {};
+
+struct TensorInfo {
+  DataType dtype = DataType::kUnused;
+  uint64_t element_count = 0;
+  uint64_t size_bytes = 0;
+  WeightsFile file{};     // that it is in, or would go to
+  bool missing = false;   // the weights file is not there (see ReadOptions)
+  uint64_t offset = 0;    // of its record in the input's file
+};
+
+// A readable range of a tensor's bytes. Valid while it lives.
+class TensorView {
+ public:
+  TensorView();
+  TensorView(TensorView&&) noexcept;
+  TensorView& operator=(TensorView&&) noexcept;
+  ~TensorView();
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  friend class TensorStore;
+  struct Window;
+  std::unique_ptr<Window> window_;
+  std::span<const std::byte> bytes_;
+};
+
+// A tensor that is made a chunk at a time, so that it need not fit in memory.
+struct TensorSource {
+  // Bytes of every chunk but the last. A multiple of 1, 2, 3, 4, 6, 8, 16 and 32 bits times eight,
+  // so no element of any type lies across two chunks.
+  static constexpr uint64_t kChunkBytes = 768 * 1024;
+
+  DataType dtype = DataType::kUnused;
+  uint64_t element_count = 0;
+  // Fills `out` with the packed bytes that start `begin` bytes into the tensor; `begin` is a
+  // multiple of kChunkBytes. Called for every chunk once, in any order, by several threads.
+  std::function<Status(uint64_t begin, std::span<std::byte> out)> fill;
+};
+
+class TensorStore {
+ public:
+  TensorStore();
+  ~TensorStore();
+  TensorStore(const TensorStore&) = delete;
+  TensorStore& operator=(const TensorStore&) = delete;
+
+  // --- Input ---
+
+  // Declares the weights file that values call `name`; it lies at `relative` inside the package.
+  // The same name gives the same file.
+  WeightsFile AddFile(const std::string& name, const std::filesystem::path& relative);
+  const std::string& FileName(WeightsFile file) const;
+  const std::filesystem::path& RelativePath(WeightsFile file) const;
+  std::vector<WeightsFile> files() const;
+
+  // Opens the input's weights file and checks its header. kBadInput if anything is wrong with it.
+  Status OpenInput(WeightsFile file, const std::filesystem::path& path);
+
+  // The blob whose record starts `offset` bytes into the file, checked against the file's bounds.
+  // The same (file, offset) gives the same id.
+  Result<TensorId> AddBlob(WeightsFile file, uint64_t offset);
+
+  // A blob of a file that is not there: it has no type and cannot be viewed.
+  TensorId AddMissing(WeightsFile file, uint64_t offset);
+
+  // A tensor kept in memory.
+  TensorId AddInline(DataType dtype, uint64_t element_count, std::string bytes, WeightsFile file);
+
+  // The same bytes seen as elements of another type. The sizes in bytes must agree. Of a blob of
+  // the input or an inline tensor; one that a pass wrote has its final type.
+  TensorId Reinterpret(TensorId id, DataType dtype, uint64_t element_count);
+
+  const TensorInfo& info(TensorId id) const;
+
+  // Bytes [begin, begin + size) of a tensor. Any thread may call it.
+  Result<TensorView> View(TensorId id, uint64_t begin, uint64_t size) const;
+
+  // --- Output ---
+
+  // From now on tensors can be written. `path_of` says where a weights file of the output goes; it
+  // is asked when a file gets its first tensor.
+  void StartWriting(std::function<Result<std::filesystem::path>(WeightsFile)> path_of);
+
+  // Writes a tensor to the new weights file. A tensor of the same type and bytes that is already
+  // there is stored once: then its id is returned. One caller at a time; `pool` makes chunks.
+  Result<TensorId> Append(WeightsFile file, const TensorSource& source, ThreadPool& pool);
+
+  // Finishes all weights files of the output: every tensor of `live` ends up in its file, those of
+  // the input in the order in which they lie there, and what nobody needs is left out.
+  Status Finish(const std::vector<TensorId>& live, ThreadPool& pool);
+
+  // After Finish: where the record of a live tensor starts in its file.
+  uint64_t OutputOffset(TensorId id) const;
+  // After Finish: whether the file has any tensor, and a hash of what is in it.
+  bool HasOutput(WeightsFile file) const;
+  uint64_t OutputBytes(WeightsFile file) const;
+  std::string OutputHash(WeightsFile file) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace cmlc
+
+#endif  // CMLC_TENSOR_STORE_H_

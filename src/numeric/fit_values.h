@@ -1,0 +1,95 @@
+// Fitting a LUT to the values of a tensor or of a group of its channels, however many they are.
+#ifndef CMLC_NUMERIC_FIT_VALUES_H_
+#define CMLC_NUMERIC_FIT_VALUES_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "cmlc/status.h"
+#include "numeric/kmeans1d.h"
+#include "numeric/lut_fit.h"
+#include "numeric/points.h"
+
+namespace cmlc::numeric {
+
+// The values of a group, in pieces that can be looked at one at a time. T is uint16_t (bit patterns
+// of fp16) or float.
+template <typename T>
+class ValueSource {
+ public:
+  virtual ~ValueSource() = default;
+  virtual uint64_t count() const = 0;
+  virtual size_t pieces() const = 0;
+  // Calls visit(first, values) once, `first` being the index of the piece's first value. Several
+  // threads may visit different pieces.
+  using Visitor = std::function<void(uint64_t first, std::span<const T> values)>;
+  virtual Status Visit(size_t piece, const Visitor& visit) const = 0;
+};
+
+// A source that is one span in memory.
+template <typename T>
+class SpanSource final : public ValueSource<T> {
+ public:
+  explicit SpanSource(std::span<const T> values) : values_(values) {}
+  uint64_t count() const override { return values_.size(); }
+  size_t pieces() const override { return 1; }
+  Status Visit(size_t, const typename ValueSource<T>::Visitor& visit) const override {
+    visit(0, values_);
+    return Ok();
+  }
+
+ private:
+  std::span<const T> values_;
+};
+
+enum class FitMode {
+  kKMeans,   // least squared error
+  kUniform,  // evenly spaced
+  kUnique,   // the distinct values themselves
+  kGiven,    // entries that the caller has
+};
+
+struct FitRequest {
+  FitMode mode = FitMode::kKMeans;
+  size_t entries = 0;            // kKMeans, kUniform; kUnique: at most
+  std::span<const float> given;  // kGiven: ascending
+};
+
+struct FitResult {
+  std::vector<float> entries;        // ascending, in the type of the values; 1 to `entries`
+  std::optional<uint64_t> not_finite;  // index of a value that is infinite or NaN; then no entries
+  bool too_many = false;             // kUnique: more distinct values than allowed; then no entries
+  // Sums of squares of the values and of their distances to the nearest entries. For fp32 they are
+  // left to whoever assigns the values, since it sees them all anyway.
+  double signal = 0;
+  double noise = 0;
+};
+
+// Scratch memory of one thread.
+class FitWorkspace {
+ public:
+  FitWorkspace();
+  ~FitWorkspace();
+  struct Impl;
+  Impl& impl() { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+// Fits. Large sources are counted by all threads of `pool`; the result does not depend on their
+// number. `workspace` belongs to the calling thread.
+Result<FitResult> FitValues(const ValueSource<uint16_t>& source, const FitRequest& request,
+                            ThreadPool& pool, FitWorkspace& workspace);
+Result<FitResult> FitValues(const ValueSource<float>& source, const FitRequest& request,
+                            ThreadPool& pool, FitWorkspace& workspace);
+
+}  // namespace cmlc::numeric
+
+#endif  // CMLC_NUMERIC_FIT_VALUES_H_

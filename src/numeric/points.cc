@@ -1,0 +1,203 @@
+#include "numeric/points.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "numeric/half.h"
+
+namespace cmlc::numeric {
+namespace {
+
+constexpr uint64_t kFlushHalvesAfter = uint64_t{1} << 31;
+constexpr uint32_t kPositionMask = (1u << kFloatBinShift) - 1;
+
+// Radix sort by bytes, `bytes` of them from the lowest; the result ends up in `keys`.
+void SortKeys(SortScratch& scratch, int bytes) {
+  std::vector<uint32_t>& keys = scratch.keys;
+  std::vector<uint32_t>& swap = scratch.swap;
+  if (keys.size() < 256) {
+    std::sort(keys.begin(), keys.end());
+    return;
+  }
+  swap.resize(keys.size());
+  for (int byte = 0; byte < bytes; ++byte) {
+    const int shift = 8 * byte;
+    std::array<uint32_t, 256> starts{};
+    for (const uint32_t key : keys) ++starts[(key >> shift) & 0xff];
+    if (std::find(starts.begin(), starts.end(), keys.size()) != starts.end()) continue;
+    uint32_t sum = 0;
+    for (uint32_t& start : starts) sum += std::exchange(start, sum);
+    for (const uint32_t key : keys) swap[starts[(key >> shift) & 0xff]++] = key;
+    keys.swap(swap);
+  }
+}
+
+// Runs of equal keys become points.
+template <typename ValueOf>
+void CollectRuns(const std::vector<uint32_t>& keys, const ValueOf& value_of, Points& points) {
+  points.clear();
+  for (size_t i = 0; i < keys.size();) {
+    size_t end = i + 1;
+    while (end < keys.size() && keys[end] == keys[i]) ++end;
+    points.Add(value_of(keys[i]), static_cast<double>(end - i));
+    i = end;
+  }
+}
+
+}  // namespace
+
+HalfCounts::HalfCounts() : counts_(kHalfPatterns, 0), high_(kHalfPatterns, 0) {}
+
+void HalfCounts::Add(std::span<const uint16_t> values) {
+  while (!values.empty()) {
+    const auto step = static_cast<size_t>(
+        std::min<uint64_t>(values.size(), kFlushHalvesAfter - pending_));
+    CountHalves(values.first(step), counts_.data());
+    pending_ += step;
+    values = values.subspan(step);
+    if (pending_ == kFlushHalvesAfter) Flush();
+  }
+}
+
+void HalfCounts::Flush() {
+  for (size_t i = 0; i < kHalfPatterns; ++i) high_[i] += std::exchange(counts_[i], 0);
+  pending_ = 0;
+}
+
+void HalfCounts::Merge(const HalfCounts& other) {
+  for (size_t i = 0; i < kHalfPatterns; ++i) high_[i] += other.count(static_cast<uint16_t>(i));
+}
+
+void HalfCounts::Clear() {
+  std::fill(counts_.begin(), counts_.end(), 0);
+  std::fill(high_.begin(), high_.end(), 0);
+  pending_ = 0;
+}
+
+uint64_t HalfCounts::not_finite() const {
+  uint64_t total = 0;
+  for (uint32_t i = 0x7c00; i < 0x8000; ++i)
+    total += count(static_cast<uint16_t>(i)) + count(static_cast<uint16_t>(i | 0x8000));
+  return total;
+}
+
+void HalfCounts::ToPoints(Points& points) const {
+  points.clear();
+  for (uint32_t pattern = 0xfbff; pattern > 0x8000; --pattern)
+    if (const uint64_t n = count(static_cast<uint16_t>(pattern)); n > 0)
+      points.Add(static_cast<double>(HalfToFloat(static_cast<uint16_t>(pattern))),
+                 static_cast<double>(n));
+  if (const uint64_t n = count(0) + count(0x8000); n > 0) points.Add(0.0, static_cast<double>(n));
+  for (uint32_t pattern = 1; pattern < 0x7c00; ++pattern)
+    if (const uint64_t n = count(static_cast<uint16_t>(pattern)); n > 0)
+      points.Add(static_cast<double>(HalfToFloat(static_cast<uint16_t>(pattern))),
+                 static_cast<double>(n));
+}
+
+FloatCounts::FloatCounts()
+    : packed_(kFloatBins, 0), counts_(kFloatBins, 0), positions_(kFloatBins, 0) {}
+
+void FloatCounts::Add(std::span<const float> values) {
+  while (!values.empty()) {
+    const auto step =
+        static_cast<size_t>(std::min<uint64_t>(values.size(), kFlushAfter - pending_));
+    uint64_t* packed = packed_.data();
+    for (const float value : values.first(step)) {
+      const uint32_t key = FloatKey(value);
+      packed[key >> kFloatBinShift] += (uint64_t{1} << kPositionBits) | (key & kPositionMask);
+    }
+    pending_ += step;
+    values = values.subspan(step);
+    if (pending_ == kFlushAfter) Flush();
+  }
+}
+
+void FloatCounts::Flush() {
+  for (size_t i = 0; i < kFloatBins; ++i) {
+    if (packed_[i] == 0) continue;
+    counts_[i] += packed_[i] >> kPositionBits;
+    positions_[i] += packed_[i] & ((uint64_t{1} << kPositionBits) - 1);
+    packed_[i] = 0;
+  }
+  pending_ = 0;
+  flushed_ = true;
+}
+
+void FloatCounts::Merge(const FloatCounts& other) {
+  for (size_t i = 0; i < kFloatBins; ++i) {
+    counts_[i] += other.counts_[i] + (other.packed_[i] >> kPositionBits);
+    positions_[i] +=
+        other.positions_[i] + (other.packed_[i] & ((uint64_t{1} << kPositionBits) - 1));
+  }
+  flushed_ = true;
+}
+
+void FloatCounts::Clear() {
+  std::fill(packed_.begin(), packed_.end(), 0);
+  if (flushed_) {
+    std::fill(counts_.begin(), counts_.end(), 0);
+    std::fill(positions_.begin(), positions_.end(), 0);
+  }
+  pending_ = 0;
+  flushed_ = false;
+}
+
+double FloatCounts::mean(uint32_t bin) const {
+  const auto start = static_cast<double>(FloatBinStart(bin));
+  const double next = static_cast<double>(FloatOfKey((bin << kFloatBinShift) + 1));
+  const uint64_t position =
+      positions_[bin] + (packed_[bin] & ((uint64_t{1} << kPositionBits) - 1));
+  return start + (next - start) * (static_cast<double>(position) / static_cast<double>(count(bin)));
+}
+
+uint64_t FloatCounts::not_finite() const {
+  const uint32_t first = FloatBin(std::numeric_limits<float>::lowest());
+  const uint32_t last = FloatBin(std::numeric_limits<float>::max());
+  uint64_t total = 0;
+  for (uint32_t bin = 0; bin < first; ++bin) total += count(bin);
+  for (uint32_t bin = last + 1; bin < kFloatBins; ++bin) total += count(bin);
+  return total;
+}
+
+void FloatCounts::ToPoints(Points& points) const {
+  points.clear();
+  const uint32_t first = FloatBin(std::numeric_limits<float>::lowest());
+  const uint32_t last = FloatBin(std::numeric_limits<float>::max());
+  for (uint32_t bin = first; bin <= last; ++bin) {
+    if ((packed_[bin] | counts_[bin]) == 0) continue;
+    const double value = mean(bin);
+    const auto weight = static_cast<double>(count(bin));
+    // The bins on either side of zero may both hold nothing but a zero.
+    if (!points.values.empty() && value <= points.values.back())
+      points.weights.back() += weight;
+    else
+      points.Add(value, weight);
+  }
+}
+
+void PointsOf(std::span<const uint16_t> halves, SortScratch& scratch, Points& points) {
+  scratch.keys.resize(halves.size());
+  for (size_t i = 0; i < halves.size(); ++i)
+    scratch.keys[i] = HalfKey(halves[i] == 0x8000 ? uint16_t{0} : halves[i]);
+  SortKeys(scratch, 2);
+  CollectRuns(
+      scratch.keys,
+      [](uint32_t key) {
+        return static_cast<double>(HalfToFloat(HalfOfKey(static_cast<uint16_t>(key))));
+      },
+      points);
+}
+
+void PointsOf(std::span<const float> floats, SortScratch& scratch, Points& points) {
+  scratch.keys.resize(floats.size());
+  for (size_t i = 0; i < floats.size(); ++i)
+    scratch.keys[i] = FloatKey(floats[i] == 0.0f ? 0.0f : floats[i]);
+  SortKeys(scratch, 4);
+  CollectRuns(
+      scratch.keys, [](uint32_t key) { return static_cast<double>(FloatOfKey(key)); }, points);
+}
+
+}  // namespace cmlc::numeric

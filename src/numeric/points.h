@@ -1,0 +1,85 @@
+// The distinct values of a tensor and how often each occurs: what LUTs are fitted to.
+#ifndef CMLC_NUMERIC_POINTS_H_
+#define CMLC_NUMERIC_POINTS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "numeric/histogram.h"
+
+namespace cmlc::numeric {
+
+// Ascending distinct values with their multiplicities. Both zeros are one value, 0.
+struct Points {
+  std::vector<double> values;
+  std::vector<double> weights;
+
+  void clear() {
+    values.clear();
+    weights.clear();
+  }
+  void Add(double value, double weight) {
+    values.push_back(value);
+    weights.push_back(weight);
+  }
+};
+
+// Counts of all fp16 patterns. 256 KiB; the counts have 64 bits through a second table that is only
+// touched every 2^31 values.
+class HalfCounts {
+ public:
+  HalfCounts();
+  void Add(std::span<const uint16_t> values);
+  void Merge(const HalfCounts& other);
+  void Clear();
+  uint64_t count(uint16_t pattern) const { return counts_[pattern] + high_[pattern]; }
+  // The number of infinities and NaNs.
+  uint64_t not_finite() const;
+  void ToPoints(Points& points) const;
+
+ private:
+  void Flush();
+  std::vector<uint32_t> counts_;
+  std::vector<uint64_t> high_;
+  uint64_t pending_ = 0;
+};
+
+// For every 19-bit bin of fp32 (see histogram.h), how many values fall into it and their mean,
+// exactly: a bin holds values of one exponent, so a sum of positions inside it is a sum of values.
+class FloatCounts {
+ public:
+  FloatCounts();
+  void Add(std::span<const float> values);
+  void Merge(const FloatCounts& other);
+  void Clear();
+  uint64_t count(uint32_t bin) const { return counts_[bin] + (packed_[bin] >> kPositionBits); }
+  double mean(uint32_t bin) const;
+  uint64_t not_finite() const;
+  // One point a bin, at the mean of its values.
+  void ToPoints(Points& points) const;
+
+ private:
+  // A packed entry holds the sum of the low 13 bits of the keys below, and the count above. 2^24
+  // values fill 37 and 25 bits.
+  static constexpr int kPositionBits = 38;
+  static constexpr uint64_t kFlushAfter = uint64_t{1} << 24;
+  void Flush();
+  std::vector<uint64_t> packed_;
+  std::vector<uint64_t> counts_;     // flushed
+  std::vector<uint64_t> positions_;  // flushed sums of positions
+  uint64_t pending_ = 0;
+  bool flushed_ = false;
+};
+
+// The exact points of a few values, by sorting. `scratch` is reused between calls.
+struct SortScratch {
+  std::vector<uint32_t> keys, swap;
+};
+void PointsOf(std::span<const uint16_t> halves, SortScratch& scratch, Points& points);
+void PointsOf(std::span<const float> floats, SortScratch& scratch, Points& points);
+
+}  // namespace cmlc::numeric
+
+#endif  // CMLC_NUMERIC_POINTS_H_

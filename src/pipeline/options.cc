@@ -1,0 +1,166 @@
+// Visitors of options: one sets them from texts, one describes them.
+#include "cmlc/options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+
+#include "cmlc/pass.h"
+
+namespace cmlc {
+namespace {
+
+std::string Underscored(std::string_view name) {
+  std::string text(name);
+  std::replace(text.begin(), text.end(), '-', '_');
+  return text;
+}
+
+class Setter final : public OptionVisitor {
+ public:
+  Setter(std::string_view pass, const std::string& name, const std::string& value)
+      : pass_(pass), name_(name), value_(value) {}
+
+  void Int(const OptionInfo& info, std::optional<int64_t>& value, int64_t least,
+           std::initializer_list<int64_t> allowed) override {
+    if (info.name != name_) return;
+    found_ = true;
+    if (value_ == "none") {
+      value.reset();
+      return;
+    }
+    int64_t number = 0;
+    const char* end = value_.data() + value_.size();
+    const auto [at, error] = std::from_chars(value_.data(), end, number);
+    if (error != std::errc() || at != end || value_.empty())
+      return Refuse("expected an integer");
+    if (allowed.size() > 0 && std::find(allowed.begin(), allowed.end(), number) == allowed.end())
+      return Refuse(fmt::format("expected one of {}", fmt::join(allowed, ", ")));
+    if (number < least) return Refuse(fmt::format("expected {} or more", least));
+    value = number;
+  }
+
+  void Choice(const OptionInfo& info, std::string& value,
+              std::initializer_list<std::string_view> allowed) override {
+    if (info.name != name_) return;
+    found_ = true;
+    if (std::find(allowed.begin(), allowed.end(), value_) == allowed.end()) {
+      const std::string near = Nearest(value_, {allowed.begin(), allowed.end()});
+      return Refuse(fmt::format("expected one of {}{}", fmt::join(allowed, ", "),
+                                near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
+    }
+    value = value_;
+  }
+
+  void Path(const OptionInfo& info, std::string& value) override {
+    if (info.name != name_) return;
+    found_ = true;
+    value = value_;
+  }
+
+  bool found() const { return found_; }
+  const Status& status() const { return status_; }
+
+ private:
+  void Refuse(std::string_view expected) {
+    status_ = Error{ErrorKind::kUsage,
+                    fmt::format("{}: {}: {}, got '{}'", pass_, name_, expected, value_)};
+  }
+
+  std::string_view pass_;
+  std::string name_;
+  std::string value_;
+  bool found_ = false;
+  Status status_;
+};
+
+class Describer final : public OptionVisitor {
+ public:
+  void Int(const OptionInfo& info, std::optional<int64_t>& value, int64_t,
+           std::initializer_list<int64_t> allowed) override {
+    OptionDescription& option = Add(info, "INT");
+    for (const int64_t number : allowed) option.allowed.push_back(std::to_string(number));
+    if (value) option.value = std::to_string(*value);
+  }
+  void Choice(const OptionInfo& info, std::string& value,
+              std::initializer_list<std::string_view> allowed) override {
+    OptionDescription& option = Add(info, "TEXT");
+    option.allowed.assign(allowed.begin(), allowed.end());
+    option.value = value;
+  }
+  void Path(const OptionInfo& info, std::string& value) override {
+    Add(info, "FILE").value = value;
+  }
+
+  std::vector<OptionDescription> options;
+
+ private:
+  OptionDescription& Add(const OptionInfo& info, std::string kind) {
+    return options.emplace_back(OptionDescription{.name = std::string(info.name),
+                                                  .help = std::string(info.help),
+                                                  .allowed = {},
+                                                  .value = {},
+                                                  .kind = std::move(kind)});
+  }
+};
+
+// Levenshtein's distance.
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t above = row[j];
+      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      diagonal = above;
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+std::vector<OptionDescription> DescribeOptions(Pass& pass) {
+  Describer describer;
+  pass.VisitOptions(describer);
+  return std::move(describer.options);
+}
+
+Status SetOptions(Pass& pass, std::string_view pass_name, const OptionValues& values) {
+  for (const auto& [spelled, value] : values) {
+    const std::string name = Underscored(spelled);
+    Setter setter(pass_name, name, value);
+    pass.VisitOptions(setter);
+    if (!setter.found()) {
+      std::vector<std::string> names;
+      for (const OptionDescription& option : DescribeOptions(pass)) names.push_back(option.name);
+      const std::string near = Nearest(name, names);
+      return Error{ErrorKind::kUsage,
+                   fmt::format("{}: unknown option '{}', {}", pass_name, name,
+                               near.empty() ? fmt::format("expected one of {}",
+                                                          fmt::join(names, ", "))
+                                            : fmt::format("did you mean '{}'?", near))};
+    }
+    CMLC_RETURN_IF_ERROR(setter.status());
+  }
+  return Ok();
+}
+
+std::string Nearest(std::string_view name, const std::vector<std::string>& names) {
+  std::string best;
+  size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
+  for (const std::string& candidate : names) {
+    const size_t distance = EditDistance(name, candidate);
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+}  // namespace cmlc

@@ -1,0 +1,53 @@
+// Which options govern which weight.
+#ifndef CMLC_PIPELINE_RULES_H_
+#define CMLC_PIPELINE_RULES_H_
+
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cmlc/model.h"
+#include "cmlc/pass.h"
+#include "cmlc/pipeline.h"
+
+namespace cmlc {
+
+// Whether `text` matches a pattern with *, ? and [...] ([!...] for none of them).
+bool MatchesPattern(std::string_view pattern, std::string_view text);
+
+// The configured passes of a run: the base one, and one for every rule that has options.
+class RuleSet {
+ public:
+  static Result<RuleSet> Make(const PassSpec& spec, const PassInfo& info);
+
+  struct Choice {
+    const WeightPass* pass = nullptr;  // null: leave alone
+    std::string because;               // the rule, as it was given; empty: no rule
+    bool by_name = false;
+    bool by_own_name = false;  // the weight's, not that of an op that reads it
+    bool conflict = false;  // its consumers are governed by different rules
+  };
+  Choice For(const Weight& weight) const;
+
+  const WeightPass& base() const { return *base_; }
+
+  // kUsage if a rule matches nothing in the models, with the nearest names.
+  Status CheckAllMatch(const Model& model) const;
+
+ private:
+  struct Entry {
+    Rule rule;
+    std::string text;
+    std::unique_ptr<WeightPass> pass;  // null: leave alone
+  };
+  const Entry* Match(Rule::Kind kind, const std::vector<std::string_view>& names) const;
+
+  std::unique_ptr<WeightPass> base_;
+  std::vector<Entry> entries_;
+};
+
+}  // namespace cmlc
+
+#endif  // CMLC_PIPELINE_RULES_H_

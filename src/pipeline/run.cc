@@ -1,0 +1,640 @@
+// A run, step by step: check what was asked, open the package, choose the weights, raise the target
+// if the result needs it, make the replacements, put them into the graph, write the package.
+//
+// Weights go through in program order, in batches: small ones many at a time, each by one thread,
+// large ones alone and by all threads. What a batch makes is written in order before the next one
+// starts. So neither the memory that a run takes nor a byte of its result depends on the size of the
+// model or the number of threads.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "base/check.h"
+#include "base/thread_pool.h"
+#include "cmlc/pipeline.h"
+#include "ir/decode.h"
+#include "ir/graph_index.h"
+#include "ir/opset.h"
+#include "ir/weights.h"
+#include "numeric/lut.h"
+#include "pipeline/rules.h"
+
+namespace cmlc {
+namespace {
+
+// Constants of fewer elements than this stay in the model message, as coremltools has it.
+constexpr uint64_t kLeastBlobElements = 10;
+constexpr int32_t kSpecIos18 = 9;
+// What the results of a batch may take in memory, about, and how many weights may be in it.
+constexpr uint64_t kBatchBytes = 24 << 20;
+constexpr size_t kBatchWeights = 512;
+// Values that are looked at at a time when searching for what is not finite.
+constexpr uint64_t kScanValues = uint64_t{4} << 20;
+
+// A weight in a block, and what is to become of it.
+struct Site {
+  WeightSite found;
+  const ProgramBlock* block = nullptr;
+  const GraphIndex* index = nullptr;
+  RuleSet::Choice choice;
+  size_t report = 0;  // in RunReport::weights
+  std::unique_ptr<TensorReader> reader;
+  std::vector<Operation> operations;  // that take its place; empty: none
+};
+
+// Sites that store the same tensor and want the same done to it: it is done once.
+struct Job {
+  std::vector<Site*> sites;
+  Outcome outcome{std::in_place_type<Skipped>};
+  std::optional<Error> error;
+};
+
+class Runner {
+ public:
+  Runner(const PassInfo& info, const RuleSet& rules, const RunOptions& options,
+         Diagnostics& diagnostics, Package& package, ThreadPool& pool, RunReport& report)
+      : info_(info),
+        rules_(rules),
+        options_(options),
+        diagnostics_(diagnostics),
+        package_(package),
+        pool_(pool),
+        report_(report) {}
+
+  Status Run(const OpsetInfo* target);
+
+ private:
+  struct Part {  // one ML Program: the model itself or a member of a pipeline
+    Model* model = nullptr;
+    std::string prefix;
+  };
+  // What was found in one program.
+  struct Survey {
+    std::vector<ProgramBlock> blocks;
+    std::deque<GraphIndex> indices;
+    std::deque<Site> sites;  // of the weights to work on
+    std::vector<WeightReport> reports;
+  };
+
+  void FindParts(Model& model, const std::string& prefix, bool inside);
+  Survey SurveyOf(Part& part);
+  void Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
+                Survey& survey);
+  Result<int32_t> VersionFor(const Part& part, Survey& survey, const OpsetInfo* target);
+  Result<bool> IsFinite(const Site& site);
+  Status Raise(Part& part, int32_t version);
+  Status RunPart(Part& part, const OpsetInfo* target);
+  Status Transform(Survey& survey, int32_t version);
+  void Compute(Job& job, int32_t version);
+  Status Finish(Job& job, Survey& survey, int32_t version);
+  Result<Value> Store(NewTensor tensor, WeightsFile file, int32_t version, uint64_t& bytes);
+  void Apply(Survey& survey);
+  TensorId TensorOf(const Value& value);
+  uint64_t CountedOnce(const StoredForm& form);
+
+  const PassInfo& info_;
+  const RuleSet& rules_;
+  const RunOptions& options_;
+  Diagnostics& diagnostics_;
+  Package& package_;
+  ThreadPool& pool_;
+  RunReport& report_;
+  std::vector<Part> parts_;
+  std::set<TensorId> counted_;       // tensors whose bytes are in a report already
+  std::map<const Value*, TensorId> inline_;  // immediates that passes look at
+  Progress progress_;
+};
+
+void Runner::FindParts(Model& model, const std::string& prefix, bool inside) {
+  if (model.program) parts_.push_back({&model, inside ? prefix : ""});
+  for (size_t i = 0; i < model.members.size(); ++i)
+    FindParts(model.members[i], fmt::format("{}{}:", prefix, i), true);
+}
+
+// The store's name for a constant's bytes; immediates are taken in when a pass wants to see them.
+TensorId Runner::TensorOf(const Value& value) {
+  if (const auto* id = std::get_if<TensorId>(&value.content)) return *id;
+  const auto found = inline_.find(&value);
+  if (found != inline_.end()) return found->second;
+  std::string bytes = *ImmediateBytes(value);
+  const uint64_t count = *ElementCount(*StaticShape(value.type));
+  const TensorId id = package_.tensors().AddInline(value.type.tensor.dtype, count,
+                                                   std::move(bytes), package_.DefaultWeightsFile());
+  inline_.emplace(&value, id);
+  return id;
+}
+
+uint64_t Runner::CountedOnce(const StoredForm& form) {
+  uint64_t bytes = form.immediate_bytes;
+  for (const TensorId id : form.tensors)
+    if (counted_.insert(id).second) bytes += package_.tensors().info(id).size_bytes;
+  return bytes;
+}
+
+// Decides whether the pass works on a weight, and writes down why if not.
+void Runner::Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
+                      Survey& survey) {
+  const Weight& weight = found.weight;
+  const bool wants_compressed = rules_.base().takes() == WeightPass::Takes::kCompressed;
+  const bool is_float = IsWeightFloat(weight.dtype);
+  if (wants_compressed && !found.compressed) return;
+  const RuleSet::Choice choice = rules_.For(weight);
+  const int64_t threshold = (choice.pass != nullptr ? *choice.pass : rules_.base()).weight_threshold();
+  const bool large = weight.element_count > static_cast<uint64_t>(threshold);
+  // Parameters of ops (strides, axes, epsilon, ...) are constants too, but no one's idea of weights.
+  if (!found.compressed && (weight.element_count <= 1 || (!is_float && !large))) return;
+
+  WeightReport report;
+  report.function = block.label;
+  report.name = weight.name;
+  for (const Consumer& consumer : weight.consumers) report.consumers.push_back(ToString(consumer));
+  report.dtype = NameOf(weight.dtype);
+  report.shape = weight.shape;
+  report.element_count = weight.element_count;
+  const StoredForm form = FormOf(*found.definition->op, index);
+  report.form = form.text;
+  report.bytes_before = CountedOnce(form);
+  report.bytes_after = report.bytes_before;
+  report.shared = report.bytes_before == 0 && weight.element_count > 0;
+  // A bias that an op of this name reads as well is not what anybody means by naming the op.
+  report.asked_for = choice.pass != nullptr &&
+                     (choice.by_own_name || (choice.by_name && weight.shape.size() >= 2));
+
+  const auto leave = [&](std::string category, std::string reason) {
+    report.fate = WeightReport::Fate::kLeft;
+    report.category = std::move(category);
+    report.reason = std::move(reason);
+    survey.reports.push_back(std::move(report));
+  };
+  const auto missing = [&] {
+    for (const TensorId id : form.tensors)
+      if (package_.tensors().info(id).missing) return true;
+    return false;
+  };
+  if (found.compressed && !wants_compressed) {
+    report.fate = WeightReport::Fate::kAlreadyCompressed;
+    report.category = "already compressed";
+    report.reason = form.text;
+    survey.reports.push_back(std::move(report));
+    return;
+  }
+  if (missing()) return leave("in a missing weights file", "its values cannot be read");
+  if (!wants_compressed) {
+    if (!is_float)
+      return leave("not floating point", fmt::format("is {}, expected fp16 or fp32",
+                                                     NameOf(weight.dtype)));
+    if (weight.shape.size() < 2)
+      return leave("of fewer than two dimensions",
+                   fmt::format("has shape {}", ToString(weight.shape)));
+    if (weight.consumers.empty())
+      return found.feeds_output
+                 ? leave("read by a block output only",
+                         "a compressed weight may not be an output of a block")
+                 : leave("read by nothing", "no op reads it");
+    if (found.feeds_constexpr)
+      return leave("part of a compressed weight", "a constexpr reads it too");
+  }
+  if (choice.conflict)
+    diagnostics_.Note(fmt::format("{}: '{}' is read by ops with different rules: {}", info_.name,
+                                  weight.name,
+                                  choice.because.empty() ? "the options of the command hold"
+                                                         : choice.because + " holds"));
+  if (choice.pass == nullptr) return leave("left alone by a rule", choice.because);
+  if (!large)
+    return leave(fmt::format("with no more elements than weight_threshold {}", threshold),
+                 fmt::format("{} elements, weight_threshold is {}", weight.element_count,
+                             threshold));
+  if (const std::optional<Skipped> skipped = choice.pass->Skip(weight))
+    return leave(skipped->category, skipped->reason);
+
+  Site& site = survey.sites.emplace_back();
+  site.found = std::move(found);
+  site.block = &block;
+  site.index = &index;
+  site.choice = choice;
+  site.report = survey.reports.size();
+  survey.reports.push_back(std::move(report));
+}
+
+Runner::Survey Runner::SurveyOf(Part& part) {
+  Survey survey;
+  survey.blocks = BlocksOf(*part.model->program, part.prefix);
+  for (const ProgramBlock& block : survey.blocks) {
+    GraphIndex& index = survey.indices.emplace_back(*block.block);
+    for (WeightSite& found : FindWeights(index)) Consider(std::move(found), block, index, survey);
+  }
+  return survey;
+}
+
+Result<bool> Runner::IsFinite(const Site& site) {
+  const Operation& op = *site.found.definition->op;
+  CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<TensorReader> checked,
+                        MakeReader(op, 0, *site.index, package_.tensors()));
+  const TensorId id = TensorOf(op.attributes.at("val"));
+  const bool half = site.found.weight.dtype == DataType::kFloat16;
+  const uint64_t width = half ? 2 : 4;
+  for (uint64_t begin = 0; begin < site.found.weight.element_count; begin += kScanValues) {
+    const uint64_t count = std::min(kScanValues, site.found.weight.element_count - begin);
+    CMLC_ASSIGN_OR_RETURN(const TensorView view,
+                          package_.tensors().View(id, begin * width, count * width));
+    const auto* bytes = view.bytes().data();
+    const size_t n = static_cast<size_t>(count);
+    const size_t first =
+        half ? numeric::FirstNotFinite({reinterpret_cast<const uint16_t*>(bytes), n})
+             : numeric::FirstNotFinite({reinterpret_cast<const float*>(bytes), n});
+    if (first != n) return false;
+  }
+  return true;
+}
+
+// The specification version that a program's result will have.
+Result<int32_t> Runner::VersionFor(const Part& part, Survey& survey, const OpsetInfo* target) {
+  const int32_t version = part.model->specification_version;
+  if (target != nullptr && target->spec_version < version) {
+    const OpsetInfo* now = FindOpset(version);
+    return Error{ErrorKind::kUsage,
+                 fmt::format("--target {}: '{}' already needs {}, and a target is never lowered",
+                             target->target, package_.path().string(),
+                             now != nullptr ? now->target : "a newer system")};
+  }
+  const int32_t given = target != nullptr ? target->spec_version : version;
+  int32_t needed = given;
+  const Site* because = nullptr;
+  std::string what;
+  for (const Site& site : survey.sites) {
+    const WeightPass::Need need = site.choice.pass->Needs(site.found.weight);
+    if (need.specification_version <= needed) continue;
+    // A weight that will turn out to be skipped must not raise anything.
+    if (rules_.base().takes() == WeightPass::Takes::kPlain) {
+      CMLC_ASSIGN_OR_RETURN(const bool finite, IsFinite(site));
+      if (!finite) continue;
+    }
+    needed = need.specification_version;
+    because = &site;
+    what = need.what;
+  }
+  if (target != nullptr && needed > given) {
+    const OpsetInfo* row = FindOpset(needed);
+    return Error{ErrorKind::kUsage,
+                 fmt::format("--target {}: '{}' needs {} for {}; choose --target {} or options "
+                             "that {} can hold",
+                             target->target, because->found.weight.name, row->target, what,
+                             row->target, target->target)};
+  }
+  return needed;
+}
+
+Status Runner::Raise(Part& part, int32_t version) {
+  std::vector<RaiseNote> notes;
+  CMLC_RETURN_IF_ERROR(RaiseProgram(*part.model->program, package_.tensors(),
+                                    part.model->specification_version, version, notes));
+  for (const RaiseNote& note : notes)
+    report_.rewrites.push_back(fmt::format("'{}': {}", note.op, note.what));
+  part.model->specification_version = version;
+  return Ok();
+}
+
+// Runs the pass for a job; from any thread. Results of small weights are made here, so that writing
+// them is all that is left to do in order.
+void Runner::Compute(Job& job, int32_t version) {
+  Site& site = *job.sites.front();
+  const PassContext context{.tensors = package_.tensors(), .pool = pool_,
+                            .specification_version = version};
+  Result<Outcome> outcome = site.choice.pass->Replace(site.found.weight, context);
+  if (!outcome.ok()) {
+    job.error = outcome.error();
+    return;
+  }
+  job.outcome = std::move(*outcome);
+  auto* replacement = std::get_if<Replacement>(&job.outcome);
+  if (replacement == nullptr || site.found.weight.element_count > kLargeWeight) return;
+  for (NewTensor& tensor : replacement->tensors) {
+    const auto* source = std::get_if<TensorSource>(&tensor.content);
+    if (source == nullptr) continue;
+    const uint64_t size = *PackedBytes(source->element_count, BitsOf(source->dtype));
+    std::string bytes(static_cast<size_t>(size), '\0');
+    const auto out = std::as_writable_bytes(std::span(bytes));
+    for (uint64_t begin = 0; begin < size; begin += TensorSource::kChunkBytes) {
+      const auto step =
+          static_cast<size_t>(std::min<uint64_t>(TensorSource::kChunkBytes, size - begin));
+      if (Status status = source->fill(begin, out.subspan(begin, step)); !status.ok()) {
+        job.error = status.error();
+        return;
+      }
+    }
+    tensor.content = std::move(bytes);
+  }
+}
+
+// Puts a new tensor into the weights file, or into the model message if it is too small for that.
+Result<Value> Runner::Store(NewTensor tensor, WeightsFile file, int32_t version, uint64_t& bytes) {
+  const uint64_t count = *ElementCount(tensor.shape);
+  const DataTypeInfo* type = FindDataType(tensor.dtype);
+  const bool old_blob_type = IsWeightFloat(tensor.dtype) || tensor.dtype == DataType::kInt8 ||
+                             tensor.dtype == DataType::kUInt8;
+  const bool blob = count >= kLeastBlobElements && type->blob_code != 0 &&
+                    (old_blob_type || version >= kSpecIos18);
+  if (!blob) {
+    if (auto* source = std::get_if<TensorSource>(&tensor.content)) {
+      std::string small(static_cast<size_t>(*PackedBytes(count, type->bits)), '\0');
+      CMLC_CHECK(small.size() <= TensorSource::kChunkBytes);
+      CMLC_RETURN_IF_ERROR(source->fill(0, std::as_writable_bytes(std::span(small))));
+      tensor.content = std::move(small);
+    }
+    std::string& small = std::get<std::string>(tensor.content);
+    bytes += small.size();
+    return MakeImmediate(tensor.dtype, tensor.shape, std::move(small));
+  }
+  TensorSource source;
+  if (auto* given = std::get_if<TensorSource>(&tensor.content)) {
+    source = std::move(*given);
+  } else {
+    const auto& whole = std::get<std::string>(tensor.content);
+    source = {.dtype = tensor.dtype,
+              .element_count = count,
+              .fill = [&whole](uint64_t begin, std::span<std::byte> out) {
+                std::memcpy(out.data(), whole.data() + begin, out.size());
+                return Ok();
+              }};
+  }
+  CMLC_ASSIGN_OR_RETURN(const TensorId id, package_.tensors().Append(file, source, pool_));
+  if (counted_.insert(id).second) bytes += package_.tensors().info(id).size_bytes;
+  return MakeBlobValue(tensor.dtype, tensor.shape, id);
+}
+
+// Stores what a job made and builds the operations for all its sites.
+Status Runner::Finish(Job& job, Survey& survey, int32_t version) {
+  if (job.error) return *job.error;
+  if (const auto* skipped = std::get_if<Skipped>(&job.outcome)) {
+    for (const Site* site : job.sites) {
+      WeightReport& report = survey.reports[site->report];
+      report.category = skipped->category;
+      report.reason = skipped->reason;
+    }
+    return Ok();
+  }
+  auto& replacement = std::get<Replacement>(job.outcome);
+  const StoredForm form =
+      FormOf(*job.sites.front()->found.definition->op, *job.sites.front()->index);
+  const WeightsFile file = form.tensors.empty()
+                               ? package_.DefaultWeightsFile()
+                               : package_.tensors().info(*form.tensors.begin()).file;
+  std::vector<Value> values;
+  uint64_t bytes = 0;
+  for (NewTensor& tensor : replacement.tensors) {
+    CMLC_ASSIGN_OR_RETURN(Value value, Store(std::move(tensor), file, version, bytes));
+    values.push_back(std::move(value));
+  }
+  const Quality quality = replacement.quality();
+  for (size_t i = 0; i < job.sites.size(); ++i) {
+    Site& site = *job.sites[i];
+    site.operations = replacement.build(*site.found.definition->op, values);
+    WeightReport& report = survey.reports[site.report];
+    report.fate = WeightReport::Fate::kDone;
+    report.form = replacement.form;
+    report.bytes_after = i == 0 ? bytes : 0;
+    report.shared = report.shared || i > 0;
+    report.quality = quality;
+  }
+  return Ok();
+}
+
+Status Runner::Transform(Survey& survey, int32_t version) {
+  // Sites become jobs; the same tensor, seen the same way and governed by the same options, is one.
+  std::vector<Job> jobs;
+  using Key = std::tuple<TensorId, const WeightPass*, Shape, DataType, std::optional<int64_t>,
+                         std::optional<int64_t>>;
+  std::map<Key, size_t> by_key;
+  for (Site& site : survey.sites) {
+    const Operation& op = *site.found.definition->op;
+    Weight& weight = site.found.weight;
+    CMLC_ASSIGN_OR_RETURN(site.reader, MakeReader(op, site.found.definition->output, *site.index,
+                                                  package_.tensors()));
+    weight.reader = site.reader.get();
+    if (!site.found.compressed) {
+      const Value& value = op.attributes.at("val");
+      weight.tensor = TensorOf(value);
+      const auto [at, is_new] =
+          by_key.emplace(Key{weight.tensor, site.choice.pass, weight.shape, weight.dtype,
+                             weight.output_axis, weight.input_axis},
+                         jobs.size());
+      if (!is_new) {
+        jobs[at->second].sites.push_back(&site);
+        continue;
+      }
+    }
+    jobs.emplace_back().sites = {&site};
+  }
+
+  const auto input_bytes = [](const Job& job) {
+    const Weight& weight = job.sites.front()->found.weight;
+    return weight.element_count * static_cast<uint64_t>(BitsOf(weight.dtype)) / 8;
+  };
+  progress_.stage = info_.name;
+  progress_.weights_total += static_cast<int64_t>(jobs.size());
+  for (const Job& job : jobs) progress_.bytes_total += input_bytes(job);
+  diagnostics_.Report(progress_);
+
+  for (size_t begin = 0; begin < jobs.size();) {
+    size_t end = begin;
+    uint64_t bytes = 0;
+    while (end < jobs.size() && end - begin < kBatchWeights) {
+      const bool large = jobs[end].sites.front()->found.weight.element_count > kLargeWeight;
+      if (end > begin && (large || bytes + input_bytes(jobs[end]) > 4 * kBatchBytes)) break;
+      bytes += input_bytes(jobs[end]);
+      ++end;
+      if (large) break;
+    }
+    pool_.For(end - begin, [&](size_t i, int) { Compute(jobs[begin + i], version); });
+    for (; begin < end; ++begin) {
+      Job& job = jobs[begin];
+      ++progress_.weights_done;
+      progress_.bytes_done += input_bytes(job);
+      CMLC_RETURN_IF_ERROR(Finish(job, survey, version));
+      job.outcome = Skipped{};  // its tensors are written: let go of them
+      diagnostics_.Report(progress_);
+    }
+  }
+  return Ok();
+}
+
+// Puts the new operations into their blocks, and takes out constants that only fed what is gone.
+void Runner::Apply(Survey& survey) {
+  std::map<Block*, std::map<size_t, Site*>> by_block;
+  std::set<std::pair<Block*, size_t>> dead;
+  std::vector<const Definition*> replaced;
+  std::map<const Definition*, size_t> uses_lost;
+  for (Site& site : survey.sites) {
+    if (site.operations.empty()) continue;
+    const Definition& definition = *site.found.definition;
+    by_block[definition.block][definition.index] = &site;
+    replaced.push_back(&definition);
+  }
+  // What a replaced constexpr read loses a reader; with its last one it goes too, and so on.
+  for (const Site& site : survey.sites) {
+    if (site.operations.empty() || !site.found.compressed) continue;
+    std::vector<const Operation*> queue = {site.found.definition->op};
+    while (!queue.empty()) {
+      const Operation* op = queue.back();
+      queue.pop_back();
+      for (const auto& [parameter, argument] : op->inputs)
+        for (const Binding& binding : argument.bindings) {
+          const auto* name = std::get_if<std::string>(&binding.target);
+          const Definition* source = name == nullptr ? nullptr : site.index->Find(op, *name);
+          if (source == nullptr || !(IsConst(*source->op) || IsConstexpr(*source->op))) continue;
+          ++uses_lost[source];
+          size_t uses = 0, lost = 0;
+          for (const Definition& other : const_cast<GraphIndex*>(site.index)->definitions())
+            if (other.op == source->op) {
+              uses += other.uses.size();
+              lost += uses_lost[&other];
+            }
+          if (lost == uses && dead.emplace(source->block, source->index).second)
+            queue.push_back(source->op);
+        }
+    }
+  }
+  std::set<Block*> touched;
+  for (const auto& [block, sites] : by_block) touched.insert(block);
+  for (const auto& [block, index] : dead) touched.insert(block);
+  for (Block* block : touched) {
+    std::vector<Operation> operations;
+    operations.reserve(block->operations.size());
+    auto& sites = by_block[block];
+    for (size_t i = 0; i < block->operations.size(); ++i) {
+      if (const auto site = sites.find(i); site != sites.end())
+        for (Operation& op : site->second->operations) operations.push_back(std::move(op));
+      else if (!dead.contains({block, i}))
+        operations.push_back(std::move(block->operations[i]));
+    }
+    block->operations = std::move(operations);
+  }
+}
+
+Status Runner::RunPart(Part& part, const OpsetInfo* target) {
+  const std::set<TensorId> counted_before = counted_;
+  Survey survey = SurveyOf(part);
+  CMLC_ASSIGN_OR_RETURN(const int32_t version, VersionFor(part, survey, target));
+  if (version > part.model->specification_version) {
+    CMLC_RETURN_IF_ERROR(Raise(part, version));
+    // Raising may have moved operations, so everything is looked at again.
+    counted_ = counted_before;
+    inline_.clear();
+    survey = SurveyOf(part);
+  }
+  CMLC_RETURN_IF_ERROR(Transform(survey, version));
+  Apply(survey);
+  for (WeightReport& report : survey.reports) report_.weights.push_back(std::move(report));
+  return Ok();
+}
+
+Status Runner::Run(const OpsetInfo* target) {
+  Model& root = package_.model();
+  FindParts(root, "", false);
+  if (parts_.empty())
+    return Error{ErrorKind::kBadInput,
+                 fmt::format("{}: holds a model of type {} and no ML Program; {} works on ML "
+                             "Programs, alone or inside pipelines",
+                             package_.path().string(), root.kind.empty() ? "(none)" : root.kind,
+                             info_.name)};
+  for (Part& part : parts_) {
+    CMLC_RETURN_IF_ERROR(RunPart(part, target));
+    report_.version_after = std::max(report_.version_after, part.model->specification_version);
+  }
+  return Ok();
+}
+
+// The outer model of a pipeline needs what its members need, once one of them was raised.
+int32_t RaiseOuter(Model& model, const std::map<const Model*, int32_t>& before) {
+  int32_t needed = model.specification_version;
+  for (Model& member : model.members) {
+    const int32_t member_needs = RaiseOuter(member, before);
+    if (member_needs > before.at(&member)) needed = std::max(needed, member_needs);
+  }
+  model.specification_version = needed;
+  return needed;
+}
+
+// With --strict a weight that was asked for by name must be done.
+Status CheckStrict(const RunReport& report) {
+  std::vector<std::string> missed;
+  for (const WeightReport& weight : report.weights)
+    if (weight.asked_for && weight.fate != WeightReport::Fate::kDone)
+      missed.push_back(fmt::format("'{}' ({})", weight.name, weight.reason));
+  if (missed.empty()) return Ok();
+  const size_t count = missed.size();
+  if (count > 3) missed.resize(3);
+  return Error{ErrorKind::kStrict,
+               fmt::format("{}: --strict: {} of the weights asked for by name would be left alone: "
+                           "{}{}",
+                           report.pass, count, fmt::join(missed, ", "),
+                           count > missed.size() ? ", ..." : "")};
+}
+
+}  // namespace
+
+std::filesystem::path DefaultOutput(const std::filesystem::path& input, const PassInfo& pass) {
+  const std::filesystem::path named = input.has_filename() ? input : input.parent_path();
+  return named.parent_path() /
+         fmt::format("{}-{}.mlpackage", named.stem().string(), pass.suffix);
+}
+
+double SnrDb(const Quality& quality) {
+  if (quality.noise == 0) return std::numeric_limits<double>::infinity();
+  return 10 * std::log10(quality.signal / quality.noise);
+}
+
+Result<RunReport> Run(const PassSpec& spec, const RunOptions& options, Diagnostics& diagnostics) {
+  const auto start = std::chrono::steady_clock::now();
+  const PassInfo* info = FindPass(spec.pass);
+  CMLC_CHECK(info != nullptr);
+  CMLC_ASSIGN_OR_RETURN(const RuleSet rules, RuleSet::Make(spec, *info));
+  const OpsetInfo* target = nullptr;
+  if (!options.target.empty()) {
+    target = FindOpsetByTarget(options.target);
+    if (target == nullptr || target->spec_version < 7)
+      return Error{ErrorKind::kUsage,
+                   fmt::format("--target '{}': expected one of iOS16, iOS17, iOS18, iOS26",
+                               options.target)};
+  }
+  CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<Package> package, Package::Open(options.input));
+  CMLC_RETURN_IF_ERROR(rules.CheckAllMatch(package->model()));
+
+  RunReport report;
+  report.pass = spec.pass;
+  report.package_bytes_before = package->size_bytes();
+  std::map<const Model*, int32_t> versions;
+  ForEachModel(package->model(), [&](Model& model) {
+    versions[&model] = model.specification_version;
+    report.version_before = std::max(report.version_before, model.specification_version);
+  });
+
+  CMLC_ASSIGN_OR_RETURN(
+      const std::unique_ptr<PackageWriter> writer,
+      PackageWriter::Start(*package, options.output, {.in_place = options.in_place}));
+  ThreadPool pool(options.threads);
+  Runner runner(*info, rules, options, diagnostics, *package, pool, report);
+  CMLC_RETURN_IF_ERROR(runner.Run(target));
+  if (options.strict) CMLC_RETURN_IF_ERROR(CheckStrict(report));
+  RaiseOuter(package->model(), versions);
+  ForEachModel(package->model(), [&](Model& model) {
+    report.version_after = std::max(report.version_after, model.specification_version);
+  });
+  if (const OpsetInfo* needs = FindOpset(report.version_after); needs != nullptr)
+    report.systems = needs->systems;
+
+  CMLC_RETURN_IF_ERROR(writer->Commit(pool));
+  report.package_bytes_after = writer->size_bytes();
+  report.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+}  // namespace cmlc

@@ -1,0 +1,306 @@
+#include "cmlc/tensor_store.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "base/check.h"
+#include "base/cleanup.h"
+#include "base/file.h"
+#include "base/thread_pool.h"
+#include "storage/blob_file.h"
+
+namespace cmlc {
+
+struct TensorView::Window {
+  FileWindow window;
+};
+
+TensorView::TensorView() = default;
+TensorView::TensorView(TensorView&&) noexcept = default;
+TensorView& TensorView::operator=(TensorView&&) noexcept = default;
+TensorView::~TensorView() = default;
+
+namespace {
+
+struct Tensor {
+  enum class Where { kMapped, kWritten, kInline, kMissing };
+  TensorInfo info;
+  Where where = Where::kInline;
+  uint64_t payload_offset = 0;  // kMapped: in the input's file
+  uint64_t output_offset = 0;   // kWritten, or after Finish: of its record in the output's file
+  std::string bytes;            // kInline
+};
+
+struct FileEntry {
+  std::string name;
+  std::filesystem::path relative;
+  std::optional<BlobReader> reader;
+  std::optional<BlobWriter> writer;
+  std::map<uint64_t, TensorId> by_offset;         // blobs of the input
+  std::map<uint64_t, TensorId> by_output_offset;  // blobs of the output
+};
+
+}  // namespace
+
+struct TensorStore::Impl {
+  std::deque<FileEntry> files;
+  std::deque<Tensor> tensors;
+  std::function<Result<std::filesystem::path>(WeightsFile)> path_of;
+
+  FileEntry& file(WeightsFile id) { return files[static_cast<size_t>(id)]; }
+  Tensor& tensor(TensorId id) { return tensors[static_cast<size_t>(id)]; }
+
+  TensorId Add(Tensor tensor) {
+    tensors.push_back(std::move(tensor));
+    return static_cast<TensorId>(tensors.size() - 1);
+  }
+
+  Status EnsureWriter(WeightsFile id) {
+    FileEntry& entry = file(id);
+    if (entry.writer) return Ok();
+    CMLC_CHECK(path_of != nullptr);
+    CMLC_ASSIGN_OR_RETURN(const std::filesystem::path path, path_of(id));
+    CMLC_ASSIGN_OR_RETURN(entry.writer, BlobWriter::Create(path));
+    return Ok();
+  }
+};
+
+TensorStore::TensorStore() : impl_(std::make_unique<Impl>()) {}
+TensorStore::~TensorStore() = default;
+
+WeightsFile TensorStore::AddFile(const std::string& name, const std::filesystem::path& relative) {
+  for (size_t i = 0; i < impl_->files.size(); ++i)
+    if (impl_->files[i].name == name) return static_cast<WeightsFile>(i);
+  FileEntry entry;
+  entry.name = name;
+  entry.relative = relative;
+  impl_->files.push_back(std::move(entry));
+  return static_cast<WeightsFile>(impl_->files.size() - 1);
+}
+
+const std::string& TensorStore::FileName(WeightsFile file) const { return impl_->file(file).name; }
+
+const std::filesystem::path& TensorStore::RelativePath(WeightsFile file) const {
+  return impl_->file(file).relative;
+}
+
+std::vector<WeightsFile> TensorStore::files() const {
+  std::vector<WeightsFile> all;
+  for (size_t i = 0; i < impl_->files.size(); ++i) all.push_back(static_cast<WeightsFile>(i));
+  return all;
+}
+
+Status TensorStore::OpenInput(WeightsFile file, const std::filesystem::path& path) {
+  CMLC_ASSIGN_OR_RETURN(impl_->file(file).reader, BlobReader::Open(path));
+  return Ok();
+}
+
+Result<TensorId> TensorStore::AddBlob(WeightsFile file, uint64_t offset) {
+  FileEntry& entry = impl_->file(file);
+  CMLC_CHECK(entry.reader.has_value());
+  if (const auto found = entry.by_offset.find(offset); found != entry.by_offset.end())
+    return found->second;
+  CMLC_ASSIGN_OR_RETURN(const BlobRecord record, entry.reader->Record(offset));
+  Tensor tensor;
+  tensor.info = {.dtype = record.dtype,
+                 .element_count = record.element_count,
+                 .size_bytes = record.size_bytes,
+                 .file = file,
+                 .missing = false,
+                 .offset = offset};
+  tensor.where = Tensor::Where::kMapped;
+  tensor.payload_offset = record.payload_offset;
+  const TensorId id = impl_->Add(std::move(tensor));
+  entry.by_offset.emplace(offset, id);
+  return id;
+}
+
+TensorId TensorStore::AddMissing(WeightsFile file, uint64_t offset) {
+  FileEntry& entry = impl_->file(file);
+  if (const auto found = entry.by_offset.find(offset); found != entry.by_offset.end())
+    return found->second;
+  Tensor tensor;
+  tensor.info.file = file;
+  tensor.info.missing = true;
+  tensor.info.offset = offset;
+  tensor.where = Tensor::Where::kMissing;
+  const TensorId id = impl_->Add(std::move(tensor));
+  entry.by_offset.emplace(offset, id);
+  return id;
+}
+
+TensorId TensorStore::AddInline(DataType dtype, uint64_t element_count, std::string bytes,
+                                WeightsFile file) {
+  CMLC_CHECK(PackedBytes(element_count, BitsOf(dtype)) == bytes.size());
+  Tensor tensor;
+  tensor.info = {.dtype = dtype,
+                 .element_count = element_count,
+                 .size_bytes = bytes.size(),
+                 .file = file,
+                 .missing = false,
+                 .offset = 0};
+  tensor.where = Tensor::Where::kInline;
+  tensor.bytes = std::move(bytes);
+  return impl_->Add(std::move(tensor));
+}
+
+TensorId TensorStore::Reinterpret(TensorId id, DataType dtype, uint64_t element_count) {
+  Tensor tensor = impl_->tensor(id);
+  CMLC_CHECK(tensor.where == Tensor::Where::kMapped || tensor.where == Tensor::Where::kInline);
+  CMLC_CHECK(PackedBytes(element_count, BitsOf(dtype)) == tensor.info.size_bytes);
+  tensor.info.dtype = dtype;
+  tensor.info.element_count = element_count;
+  return impl_->Add(std::move(tensor));
+}
+
+const TensorInfo& TensorStore::info(TensorId id) const { return impl_->tensor(id).info; }
+
+Result<TensorView> TensorStore::View(TensorId id, uint64_t begin, uint64_t size) const {
+  const Tensor& tensor = impl_->tensor(id);
+  CMLC_CHECK(begin <= tensor.info.size_bytes && size <= tensor.info.size_bytes - begin);
+  TensorView view;
+  switch (tensor.where) {
+    case Tensor::Where::kInline:
+      view.bytes_ = std::as_bytes(std::span(tensor.bytes)).subspan(begin, size);
+      return view;
+    case Tensor::Where::kMissing:
+      CMLC_CHECK(false);
+    case Tensor::Where::kMapped:
+    case Tensor::Where::kWritten:
+      break;
+  }
+  const FileEntry& entry = impl_->file(tensor.info.file);
+  const bool written = tensor.where == Tensor::Where::kWritten;
+  const File& file = written ? entry.writer->file() : entry.reader->file();
+  const uint64_t payload =
+      written ? tensor.output_offset + kBlobAlignment : tensor.payload_offset;
+  view.window_ = std::make_unique<TensorView::Window>();
+  CMLC_ASSIGN_OR_RETURN(view.window_->window, file.Map(payload + begin, size));
+  view.bytes_ = view.window_->window.bytes();
+  return view;
+}
+
+void TensorStore::StartWriting(
+    std::function<Result<std::filesystem::path>(WeightsFile)> path_of) {
+  impl_->path_of = std::move(path_of);
+}
+
+Result<TensorId> TensorStore::Append(WeightsFile file, const TensorSource& source,
+                                     ThreadPool& pool) {
+  CMLC_RETURN_IF_ERROR(impl_->EnsureWriter(file));
+  FileEntry& entry = impl_->file(file);
+  CMLC_ASSIGN_OR_RETURN(const BlobWriter::Written written, entry.writer->Append(source, pool));
+  if (!written.is_new) {
+    const auto found = entry.by_output_offset.find(written.offset);
+    if (found != entry.by_output_offset.end()) return found->second;
+  }
+  Tensor tensor;
+  tensor.info = {.dtype = source.dtype,
+                 .element_count = source.element_count,
+                 .size_bytes = *PackedBytes(source.element_count, BitsOf(source.dtype)),
+                 .file = file,
+                 .missing = false,
+                 .offset = 0};
+  tensor.where = Tensor::Where::kWritten;
+  tensor.output_offset = written.offset;
+  const TensorId id = impl_->Add(std::move(tensor));
+  entry.by_output_offset.emplace(written.offset, id);
+  return id;
+}
+
+namespace {
+
+// Makes the bytes of a tensor that lies somewhere else.
+TensorSource CopyOf(const TensorStore& store, TensorId id) {
+  const TensorInfo& info = store.info(id);
+  return {.dtype = info.dtype,
+          .element_count = info.element_count,
+          .fill = [&store, id](uint64_t begin, std::span<std::byte> out) -> Status {
+            CMLC_ASSIGN_OR_RETURN(const TensorView view, store.View(id, begin, out.size()));
+            std::memcpy(out.data(), view.bytes().data(), out.size());
+            return Ok();
+          }};
+}
+
+}  // namespace
+
+Status TensorStore::Finish(const std::vector<TensorId>& live, ThreadPool& pool) {
+  // What passes wrote is already in place unless a later pass has no use for it any more.
+  const std::set<TensorId> wanted(live.begin(), live.end());
+  for (size_t i = 0; i < impl_->files.size(); ++i) {
+    FileEntry& entry = impl_->files[i];
+    if (!entry.writer) continue;
+    const bool dead = std::any_of(entry.by_output_offset.begin(), entry.by_output_offset.end(),
+                                  [&](const auto& blob) { return !wanted.contains(blob.second); });
+    if (!dead) continue;
+    const std::filesystem::path path = entry.writer->file().path();
+    std::filesystem::path compact_path = path;
+    compact_path += ".compact";
+    RemoveOnSignal(compact_path);
+    CMLC_ASSIGN_OR_RETURN(BlobWriter compact, BlobWriter::Create(compact_path));
+    std::map<uint64_t, TensorId> moved;
+    for (const auto& [offset, id] : entry.by_output_offset) {
+      if (!wanted.contains(id)) continue;
+      CMLC_ASSIGN_OR_RETURN(const BlobWriter::Written written,
+                            compact.Append(CopyOf(*this, id), pool));
+      moved.emplace(written.offset, id);
+    }
+    std::error_code code;
+    std::filesystem::rename(compact_path, path, code);
+    if (code)
+      return Error{ErrorKind::kOutput,
+                   fmt::format("{}: cannot rename: {}", compact_path.string(), code.message())};
+    entry.writer = std::move(compact);
+    for (const auto& [offset, id] : moved) impl_->tensor(id).output_offset = offset;
+    entry.by_output_offset = std::move(moved);
+  }
+
+  // The rest comes from the input, in the order in which it lies there: a model that nothing
+  // changes keeps its layout.
+  std::vector<TensorId> rest;
+  for (const TensorId id : wanted)
+    if (impl_->tensor(id).where != Tensor::Where::kWritten) rest.push_back(id);
+  std::stable_sort(rest.begin(), rest.end(), [&](TensorId a, TensorId b) {
+    const Tensor& left = impl_->tensor(a);
+    const Tensor& right = impl_->tensor(b);
+    return std::tuple(left.info.file, left.where, left.info.offset) <
+           std::tuple(right.info.file, right.where, right.info.offset);
+  });
+  for (const TensorId id : rest) {
+    Tensor& tensor = impl_->tensor(id);
+    if (tensor.where == Tensor::Where::kMissing) {
+      tensor.output_offset = tensor.info.offset;
+      continue;
+    }
+    CMLC_RETURN_IF_ERROR(impl_->EnsureWriter(tensor.info.file));
+    CMLC_ASSIGN_OR_RETURN(const BlobWriter::Written written,
+                          impl_->file(tensor.info.file).writer->Append(CopyOf(*this, id), pool));
+    tensor.output_offset = written.offset;
+  }
+  for (FileEntry& entry : impl_->files)
+    if (entry.writer) CMLC_RETURN_IF_ERROR(entry.writer->Finish());
+  return Ok();
+}
+
+uint64_t TensorStore::OutputOffset(TensorId id) const { return impl_->tensor(id).output_offset; }
+
+bool TensorStore::HasOutput(WeightsFile file) const {
+  return impl_->file(file).writer.has_value();
+}
+
+uint64_t TensorStore::OutputBytes(WeightsFile file) const {
+  return HasOutput(file) ? impl_->file(file).writer->size() : 0;
+}
+
+std::string TensorStore::OutputHash(WeightsFile file) const {
+  CMLC_CHECK(HasOutput(file));
+  return ToHex(impl_->file(file).writer->hash());
+}
+
+}  // namespace cmlc

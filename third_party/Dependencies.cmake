@@ -1,0 +1,26 @@
+# Finds what cmlc is built with. Nothing is vendored and nothing is downloaded: each package comes
+# from the system's package manager (README.md beside this file says which and why).
+
+find_package(Threads REQUIRED)
+
+# protobuf ships its own CMake files from version 22 on; older ones need CMake's module.
+find_package(Protobuf CONFIG QUIET)
+if(NOT Protobuf_FOUND)
+  find_package(Protobuf REQUIRED)
+endif()
+
+find_package(fmt CONFIG REQUIRED)
+find_package(spdlog CONFIG REQUIRED)
+find_package(CLI11 CONFIG REQUIRED)
+find_package(nlohmann_json CONFIG REQUIRED)
+
+# Highway's and xxHash's CMake files are missing or broken in some distributions; pkg-config is not.
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
+add_library(hwy::hwy ALIAS PkgConfig::hwy)
+pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
+add_library(xxHash::xxhash ALIAS PkgConfig::xxhash)
+
+if(CMLC_BUILD_TESTS)
+  find_package(GTest CONFIG REQUIRED)
+endif()

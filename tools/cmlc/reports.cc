@@ -1,0 +1,295 @@
+#include "reports.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "cmlc/tensor.h"
+
+namespace cmlc::tool {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Totals {
+  uint64_t done = 0, left = 0, compressed = 0;
+  uint64_t elements = 0;  // of what was done, each stored tensor once
+  uint64_t bytes_before = 0, bytes_after = 0;
+  Quality quality;
+  std::map<std::string, uint64_t> left_by_category;
+
+  double bits_per_weight() const {
+    return elements == 0 ? 0 : static_cast<double>(bytes_after) * 8 / static_cast<double>(elements);
+  }
+};
+
+Totals TotalsOf(const RunReport& report) {
+  Totals totals;
+  for (const WeightReport& weight : report.weights) {
+    switch (weight.fate) {
+      case WeightReport::Fate::kDone:
+        ++totals.done;
+        if (!weight.shared) {
+          totals.elements += weight.element_count;
+          totals.quality.signal += weight.quality.signal;
+          totals.quality.noise += weight.quality.noise;
+        }
+        totals.bytes_before += weight.bytes_before;
+        totals.bytes_after += weight.bytes_after;
+        break;
+      case WeightReport::Fate::kLeft:
+        ++totals.left;
+        ++totals.left_by_category[weight.category];
+        break;
+      case WeightReport::Fate::kAlreadyCompressed:
+        ++totals.compressed;
+        break;
+    }
+  }
+  return totals;
+}
+
+bool HasSnr(const Quality& quality) { return quality.signal > 0 || quality.noise > 0; }
+
+std::string SnrText(const Quality& quality) {
+  if (!HasSnr(quality)) return "";
+  const double snr = SnrDb(quality);
+  return std::isinf(snr) ? ", lossless" : fmt::format(", SNR {:.2f} dB", snr);
+}
+
+// JSON has no infinity: a lossless result has a null SNR.
+Json SnrJson(const Quality& quality) {
+  const double snr = SnrDb(quality);
+  return HasSnr(quality) && std::isfinite(snr) ? Json(snr) : Json(nullptr);
+}
+
+std::string Plural(uint64_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", Thousands(count), noun, count == 1 ? "" : "s");
+}
+
+std::string Number(double value) { return fmt::format("{:.4g}", value); }
+
+}  // namespace
+
+std::string RunText(const RunReport& report, const RunOptions& options) {
+  const Totals totals = TotalsOf(report);
+  std::string text = fmt::format("{}: {} done", report.pass, Plural(totals.done, "weight"));
+  if (totals.done > 0)
+    text += fmt::format(", {} -> {} bytes, {:.2f} bits per weight{}",
+                        Thousands(totals.bytes_before), Thousands(totals.bytes_after),
+                        totals.bits_per_weight(), SnrText(totals.quality));
+  text += "\n";
+  if (totals.compressed > 0)
+    text += fmt::format("already compressed: {}\n", Plural(totals.compressed, "weight"));
+  if (totals.left > 0) {
+    text += fmt::format("left alone: {}:", Plural(totals.left, "weight"));
+    const char* separator = " ";
+    for (const auto& [category, count] : totals.left_by_category) {
+      text += fmt::format("{}{} {}", separator, count, category);
+      separator = "; ";
+    }
+    text += "\n";
+  }
+  for (const std::string& line : report.rewrites) text += fmt::format("rewritten: {}\n", line);
+  const double ratio = report.package_bytes_after == 0
+                           ? 0
+                           : static_cast<double>(report.package_bytes_before) /
+                                 static_cast<double>(report.package_bytes_after);
+  text += fmt::format("package: {} -> {} bytes ({:.2f} times smaller), {:.2f} s\n",
+                      Thousands(report.package_bytes_before),
+                      Thousands(report.package_bytes_after), ratio, report.seconds);
+  if (!report.systems.empty())
+    text += fmt::format("needs: {} or later{}\n", report.systems,
+                        report.version_after > report.version_before ? " (raised)" : "");
+  text += fmt::format("wrote: {}\n", options.output.string());
+  return text;
+}
+
+void ListLeft(const RunReport& report, Console& console) {
+  for (const WeightReport& weight : report.weights) {
+    if (weight.fate == WeightReport::Fate::kDone) {
+      console.Say(fmt::format("{}: did '{}' {} {}: {}{}", report.pass, weight.name, weight.dtype,
+                              ToString(weight.shape), weight.form, SnrText(weight.quality)));
+    } else {
+      console.Note(fmt::format("{}: left '{}' as {}: {}", report.pass, weight.name, weight.form,
+                               weight.fate == WeightReport::Fate::kAlreadyCompressed
+                                   ? "it is compressed already"
+                                   : weight.reason));
+    }
+  }
+}
+
+std::string RunJson(const RunReport& report, const RunOptions& options) {
+  const Totals totals = TotalsOf(report);
+  Json weights = Json::array();
+  for (const WeightReport& weight : report.weights) {
+    const bool done = weight.fate == WeightReport::Fate::kDone;
+    Json entry = {{"function", weight.function},
+                  {"name", weight.name},
+                  {"consumers", weight.consumers},
+                  {"dtype", weight.dtype},
+                  {"shape", weight.shape},
+                  {"elements", weight.element_count},
+                  {"status", done                                                        ? "done"
+                             : weight.fate == WeightReport::Fate::kAlreadyCompressed ? "compressed"
+                                                                                       : "left"},
+                  {"form", weight.form},
+                  {"shared", weight.shared},
+                  {"bytes_before", weight.bytes_before},
+                  {"bytes_after", weight.bytes_after}};
+    if (!done) {
+      entry["category"] = weight.category;
+      entry["reason"] = weight.reason;
+    } else {
+      if (!weight.shared)
+        entry["bits_per_weight"] = static_cast<double>(weight.bytes_after) * 8 /
+                                   static_cast<double>(weight.element_count);
+      entry["snr_db"] = SnrJson(weight.quality);
+      entry["lossless"] = weight.quality.noise == 0;
+    }
+    weights.push_back(std::move(entry));
+  }
+  const Json root = {
+      {"pass", report.pass},
+      {"input", options.input.string()},
+      {"output", options.output.string()},
+      {"summary",
+       {{"weights_done", totals.done},
+        {"weights_left", totals.left},
+        {"weights_already_compressed", totals.compressed},
+        {"left_by_category", totals.left_by_category},
+        {"bytes_before", totals.bytes_before},
+        {"bytes_after", totals.bytes_after},
+        {"bits_per_weight", totals.bits_per_weight()},
+        {"snr_db", SnrJson(totals.quality)},
+        {"package_bytes_before", report.package_bytes_before},
+        {"package_bytes_after", report.package_bytes_after},
+        {"specification_version_before", report.version_before},
+        {"specification_version", report.version_after},
+        {"needs", report.systems},
+        {"rewrites", report.rewrites},
+        {"seconds", report.seconds}}},
+      {"weights", std::move(weights)}};
+  return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string InfoText(const PackageInfo& info, const std::filesystem::path& path) {
+  std::string text = fmt::format("{}\n  kind: {}\n  specification version: {}", path.string(),
+                                 info.kind.empty() ? "none" : info.kind,
+                                 info.specification_version);
+  if (!info.systems.empty()) text += fmt::format(" ({})", info.systems);
+  text += fmt::format("\n  size: {} bytes\n", Thousands(info.package_bytes));
+  for (const FunctionInterface& function : info.functions) {
+    if (info.functions.size() > 1) text += fmt::format("function {}:\n", function.name);
+    const auto features = [&](std::string_view title, const std::vector<Feature>& all) {
+      for (const Feature& feature : all)
+        text += fmt::format("  {} {}: {}\n", title, feature.name, feature.type);
+    };
+    features("input", function.inputs);
+    features("output", function.outputs);
+    features("state", function.states);
+  }
+  for (const ProgramInfo& program : info.programs) {
+    if (!program.label.empty())
+      text += fmt::format("member {}: {}, specification version {}\n", program.label, program.kind,
+                          program.specification_version);
+    if (program.op_counts.empty()) continue;
+    std::vector<std::pair<uint64_t, std::string>> counts;
+    for (const auto& [type, count] : program.op_counts) counts.emplace_back(count, type);
+    std::sort(counts.begin(), counts.end(), [](const auto& a, const auto& b) {
+      return a.first != b.first ? a.first > b.first : a.second < b.second;
+    });
+    std::vector<std::string> ops;
+    for (const auto& [count, type] : counts) ops.push_back(fmt::format("{} {}", type, count));
+    text += fmt::format("ops: {}\n", fmt::join(ops, ", "));
+  }
+  if (!info.weights.empty()) text += "weights:\n";
+  for (const WeightInfo& weight : info.weights) {
+    const auto count = static_cast<double>(std::max<uint64_t>(1, weight.element_count));
+    text += fmt::format(
+        "  {}{}  {} {}  as {}, {}{}\n", info.functions.size() > 1 || info.programs.size() > 1
+                                            ? weight.function + "/"
+                                            : "",
+        weight.name, weight.dtype, ToString(weight.shape), weight.form,
+        weight.shared ? std::string("shared")
+                      : fmt::format("{} bytes, {:.2f} bits per weight", Thousands(weight.bytes),
+                                    static_cast<double>(weight.bytes) * 8 / count),
+        weight.distinct == 0
+            ? std::string()
+            : fmt::format(", {:.1f} % zeros, {} distinct, {} .. {}{}",
+                          100 * static_cast<double>(weight.zeros) / count,
+                          Thousands(weight.distinct), Number(weight.least),
+                          Number(weight.greatest),
+                          weight.not_finite > 0
+                              ? fmt::format(", {} not finite", Thousands(weight.not_finite))
+                              : ""));
+    for (const std::string& consumer : weight.consumers) text += fmt::format("    {}\n", consumer);
+  }
+  const double bits = info.weight_elements == 0
+                          ? 0
+                          : static_cast<double>(info.weight_bytes) * 8 /
+                                static_cast<double>(info.weight_elements);
+  text += fmt::format("total: {}, {} elements, {} bytes, {:.2f} bits per weight\n",
+                      Plural(info.weights.size(), "weight"), Thousands(info.weight_elements),
+                      Thousands(info.weight_bytes), bits);
+  return text;
+}
+
+std::string InfoJson(const PackageInfo& info, const std::filesystem::path& path) {
+  const auto features = [](const std::vector<Feature>& all) {
+    Json list = Json::array();
+    for (const Feature& feature : all)
+      list.push_back({{"name", feature.name}, {"type", feature.type}});
+    return list;
+  };
+  Json functions = Json::array();
+  for (const FunctionInterface& function : info.functions)
+    functions.push_back({{"name", function.name},
+                         {"inputs", features(function.inputs)},
+                         {"outputs", features(function.outputs)},
+                         {"states", features(function.states)}});
+  Json programs = Json::array();
+  for (const ProgramInfo& program : info.programs)
+    programs.push_back({{"member", program.label},
+                        {"kind", program.kind},
+                        {"specification_version", program.specification_version},
+                        {"opsets", program.opsets},
+                        {"ops", program.op_counts}});
+  Json weights = Json::array();
+  for (const WeightInfo& weight : info.weights) {
+    Json entry = {{"function", weight.function},     {"name", weight.name},
+                  {"consumers", weight.consumers},   {"dtype", weight.dtype},
+                  {"shape", weight.shape},           {"elements", weight.element_count},
+                  {"form", weight.form},             {"compressed", weight.compressed},
+                  {"shared", weight.shared},         {"bytes", weight.bytes}};
+    if (!weight.shared)
+      entry["bits_per_weight"] = static_cast<double>(weight.bytes) * 8 /
+                                 static_cast<double>(std::max<uint64_t>(1, weight.element_count));
+    if (weight.distinct > 0) {
+      entry["sparsity"] = static_cast<double>(weight.zeros) /
+                          static_cast<double>(weight.element_count);
+      entry["distinct"] = weight.distinct;
+      entry["min"] = weight.least;
+      entry["max"] = weight.greatest;
+      entry["not_finite"] = weight.not_finite;
+    }
+    weights.push_back(std::move(entry));
+  }
+  const Json root = {{"path", path.string()},
+                     {"kind", info.kind},
+                     {"specification_version", info.specification_version},
+                     {"needs", info.systems},
+                     {"package_bytes", info.package_bytes},
+                     {"functions", std::move(functions)},
+                     {"programs", std::move(programs)},
+                     {"weights", std::move(weights)},
+                     {"weight_elements", info.weight_elements},
+                     {"weight_bytes", info.weight_bytes}};
+  return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace cmlc::tool
