@@ -25,6 +25,7 @@ uint64_t Unfold(uint64_t x) {
   constexpr uint64_t kMask1 = 0x0101010101010101u * ((1u << kBits) - 1);
   constexpr uint64_t kMask2 = 0x0001000100010001u * ((1u << (2 * kBits)) - 1);
   constexpr uint64_t kMask4 = 0x0000000100000001u * ((uint64_t{1} << (4 * kBits)) - 1);
+  x &= (uint64_t{1} << (8 * kBits)) - 1;
   x = (x | (x << (32 - 4 * kBits))) & kMask4;
   x = (x | (x << (16 - 2 * kBits))) & kMask2;
   return (x | (x << (8 - kBits))) & kMask1;

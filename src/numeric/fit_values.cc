@@ -17,11 +17,14 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
+#include <tuple>
+#include <utility>
 
 #include "base/check.h"
 #include "numeric/half.h"
 #include "numeric/histogram.h"
 #include "numeric/lut.h"
+#include "numeric/select.h"
 
 namespace cmlc::numeric {
 namespace {
@@ -33,7 +36,8 @@ constexpr uint64_t kCountFloatsFrom = 64 * 1024;
 // Bins opened on either side of a boundary, rounds of opening, and values that may be collected.
 // With more values than that in so few bins the tensor is so large that a boundary inside a bin
 // costs less than the rounding of an entry.
-constexpr uint32_t kOpenBeside = 1;
+constexpr double kNegligible = 1e-9;  // of the squared error
+constexpr uint32_t kOpenBeside = 3;
 constexpr int kMostRounds = 4;
 constexpr uint64_t kMostCollected = uint64_t{1} << 20;
 
@@ -162,24 +166,51 @@ Status SortAll(const ValueSource<T>& source, Workspace& workspace, Points& point
   return Ok();
 }
 
-// The values in opened bins, in any order that does not depend on threads.
+// With more runs of opened bins than this a table look-up per value is cheaper than comparisons.
+constexpr size_t kMostCompared = 48;
+
+// The values in opened bins, in an order that does not depend on threads. Nearly all values are in
+// none. Few runs of bins are compared with whole vectors of values at a time; for many a table by
+// the top 16 bits stays in the first-level cache. Both let a few too many through, which are then
+// looked up by their exact bin.
 Status Collect(const ValueSource<float>& source, const std::vector<uint8_t>& open_bins,
                ThreadPool& pool, std::vector<float>& out) {
+  constexpr int kCoarseShift = 16;
+  std::vector<uint8_t> candidates(size_t{1} << (32 - kCoarseShift), 0);
+  std::vector<float> middles, radii;
+  for (uint32_t bin = 0; bin < kFloatBins; ++bin) {
+    if (open_bins[bin] == 0) continue;
+    uint32_t end = bin + 1;
+    while (end < kFloatBins && open_bins[end] != 0) ++end;
+    const float first = FloatBinStart(bin);
+    const float last = FloatOfKey((end << kFloatBinShift) - 1);
+    const float middle = first / 2 + last / 2;
+    middles.push_back(middle);
+    // The smallest normal number covers what rounding does to subnormal values.
+    radii.push_back((last / 2 - first / 2) * 1.01f + std::numeric_limits<float>::min());
+    for (; bin < end; ++bin) candidates[bin >> (kCoarseShift - kFloatBinShift)] = 1;
+  }
+  const bool compare = middles.size() <= kMostCompared;
+
   std::vector<std::vector<float>> parts(source.pieces());
   CMLC_RETURN_IF_ERROR(VisitAll<float>(
       source, pool, [&](size_t piece, int, uint64_t, std::span<const float> values) {
-        constexpr size_t kBlock = 4096;
-        std::array<float, kBlock> block;
+        constexpr size_t kBlock = 2048;
+        std::array<float, kBlock + kSelectSlack> block;
         std::vector<float>& part = parts[piece];
         for (size_t begin = 0; begin < values.size(); begin += kBlock) {
-          const size_t end = std::min(values.size(), begin + kBlock);
+          const auto some = values.subspan(begin, std::min(kBlock, values.size() - begin));
           size_t taken = 0;
-          for (size_t i = begin; i < end; ++i) {  // without a branch that could be mispredicted
-            block[taken] = values[i];
-            taken += open_bins[FloatBin(values[i])];
+          if (compare) {
+            taken = SelectNear(some, middles, radii, block.data());
+          } else {
+            for (const float value : some) {  // without a branch that could be mispredicted
+              block[taken] = value;
+              taken += candidates[FloatKey(value) >> kCoarseShift];
+            }
           }
-          part.insert(part.end(), block.begin(),
-                      block.begin() + static_cast<std::ptrdiff_t>(taken));
+          for (size_t i = 0; i < taken; ++i)
+            if (open_bins[FloatBin(block[i])] != 0) part.push_back(block[i]);
         }
       }));
   out.clear();
@@ -198,7 +229,11 @@ Result<std::vector<double>> RefineFloats(const ValueSource<float>& source,
                                          ThreadPool& pool, Workspace& workspace) {
   const Points& coarse = workspace.points;
   const int k = static_cast<int>(entries);
-  std::vector<double> centroids = workspace.kmeans.Solve(coarse.values, coarse.weights, k).centroids;
+  const auto solve = [&](const Points& points) {
+    const Clustering& clustering = workspace.kmeans.Solve(points.values, points.weights, k);
+    return std::pair(clustering.centroids, clustering.sse);
+  };
+  auto [centroids, error] = solve(coarse);
   std::vector<uint8_t>& open = workspace.open_bins;
   open.assign(kFloatBins, 0);
   const uint32_t first_bin = FloatBin(std::numeric_limits<float>::lowest());
@@ -209,8 +244,14 @@ Result<std::vector<double>> RefineFloats(const ValueSource<float>& source,
     uint64_t inside = 0;
     for (size_t i = 0; i + 1 < centroids.size(); ++i) {
       const uint32_t bin = BinOf((centroids[i] + centroids[i + 1]) / 2);
-      // A boundary in an opened bin is exact already.
-      if (open[bin] != 0) continue;
+      // A boundary in an opened bin is exact already. And what a closed one can cost is less than
+      // its values times its width times the gap between the entries: near zero, where bins are
+      // much finer than they need to be, that is nothing.
+      const double width = static_cast<double>(FloatOfKey((bin + 1) << kFloatBinShift)) -
+                           static_cast<double>(FloatBinStart(bin));
+      const double cost =
+          static_cast<double>(counts.count(bin)) * width * (centroids[i + 1] - centroids[i]);
+      if (open[bin] != 0 || cost <= kNegligible * error) continue;
       opened = true;
       for (uint32_t b = std::max(bin, first_bin + kOpenBeside) - kOpenBeside;
            b <= std::min(bin + kOpenBeside, last_bin); ++b)
@@ -242,7 +283,7 @@ Result<std::vector<double>> RefineFloats(const ValueSource<float>& source,
     }
     for (; next < single.values.size(); ++next)
       merged.Add(single.values[next], single.weights[next]);
-    centroids = workspace.kmeans.Solve(merged.values, merged.weights, k).centroids;
+    std::tie(centroids, error) = solve(merged);
   }
   return centroids;
 }
