@@ -26,6 +26,10 @@ enum class ErrorKind {
 // `message` is one line that starts small, ends without a period, and names the thing: the file or
 // the option, what was found, what was expected, and what would help.
 struct Error {
+  Error() = default;
+  // Control characters in `text`, which may come from names in a file, are written as escapes.
+  Error(ErrorKind error_kind, std::string text);
+
   ErrorKind kind = ErrorKind::kInternal;
   std::string message;
 };

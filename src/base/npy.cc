@@ -130,6 +130,12 @@ Result<NpyArray> ReadNpy(const std::filesystem::path& path) {
     status = read(int16_t{});
   } else if (code == "'|i1'") {
     status = read(int8_t{});
+  } else if (code == "'<u8'") {
+    status = read(uint64_t{});
+  } else if (code == "'<u4'") {
+    status = read(uint32_t{});
+  } else if (code == "'<u2'") {
+    status = read(uint16_t{});
   } else if (code == "'|u1'") {
     status = read(uint8_t{});
   } else {

@@ -1,6 +1,17 @@
 #include "cmlc/status.h"
 
+#include <fmt/format.h>
+
 namespace cmlc {
+
+Error::Error(ErrorKind error_kind, std::string text) : kind(error_kind) {
+  for (const char c : text) {
+    if (const auto code = static_cast<unsigned char>(c); code < 0x20 || code == 0x7f)
+      message += fmt::format("\\x{:02x}", code);
+    else
+      message.push_back(c);
+  }
+}
 
 int ExitCode(ErrorKind kind) {
   switch (kind) {

@@ -14,6 +14,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr uint64_t kMostManifestBytes = 64 << 20;
+// A real manifest has three levels. The JSON library copies and prints by recursion.
+constexpr int kMostLevels = 64;
 constexpr const char* kItems = "itemInfoEntries";
 constexpr const char* kRoot = "rootModelIdentifier";
 
@@ -52,6 +54,7 @@ Result<fs::path> ResolveInside(const fs::path& root, const fs::path& relative, c
                                                    relative.string(), why)};
   };
   if (relative.empty()) return bad("is empty, expected a path inside the package");
+  if (relative.native().find('\0') != std::string::npos) return bad("holds a zero character");
   if (relative.is_absolute()) return bad("is absolute, expected a path inside the package");
   for (const fs::path& part : relative)
     if (part == "..") return bad("leaves the package by '..'");
@@ -69,7 +72,7 @@ Result<fs::path> ResolveInside(const fs::path& root, const fs::path& relative, c
   return joined;
 }
 
-Result<Manifest> Manifest::Read(const fs::path& package) {
+Result<Manifest> Manifest::Read(const fs::path& package, bool allow_missing_weights) {
   const fs::path file = package / kManifestName;
   const auto bad = [&](std::string_view what) {
     return Error{ErrorKind::kBadInput, fmt::format("{}: {}", file.string(), what)};
@@ -79,11 +82,19 @@ Result<Manifest> Manifest::Read(const fs::path& package) {
 
   Manifest manifest;
   json& root = manifest.json_;
+  bool too_deep = false;
+  const auto check_depth = [&](int depth, json::parse_event_t, json&) {
+    too_deep = too_deep || depth > kMostLevels;
+    return depth <= kMostLevels;
+  };
   try {
-    root = json::parse(text);
+    root = json::parse(text, check_depth);
   } catch (const json::parse_error& error) {
     return bad(fmt::format("is not valid JSON near byte {} of {}", error.byte, text.size()));
+  } catch (const json::out_of_range&) {
+    return bad("is not valid JSON: it holds a number that is too large");
   }
+  if (too_deep) return bad(fmt::format("is nested deeper than {} levels", kMostLevels));
   if (!root.is_object()) return bad("expected a JSON object at the top");
   const auto text_of = [](const json& object, const char* key) -> const std::string* {
     const auto found = object.find(key);
@@ -111,12 +122,15 @@ Result<Manifest> Manifest::Read(const fs::path& package) {
     CMLC_ASSIGN_OR_RETURN(const fs::path full,
                           ResolveInside(package / "Data", path, file, what));
     CMLC_RETURN_IF_ERROR(ResolveInside(package, fs::path("Data") / path, file, what));
+    const bool is_weights =
+        *text_of(item, "name") == "weights" && *text_of(item, "author") == kAuthor;
     std::error_code code;
-    if (!fs::exists(full, code))
+    const bool exists = fs::exists(full, code);
+    if (!exists && !(is_weights && allow_missing_weights))
       return bad(fmt::format("{}: '{}' is named here but missing", what, full.string()));
     if (id == manifest.model_id_) manifest.model_path_ = fs::path("Data") / path;
-    if (*text_of(item, "name") == "weights" && *text_of(item, "author") == kAuthor) {
-      if (!fs::is_directory(full, code))
+    if (is_weights) {
+      if (exists && !fs::is_directory(full, code))
         return bad(fmt::format("{}: '{}' is not a folder, as weights must be", what,
                                full.string()));
       manifest.weights_id_ = id;
@@ -142,7 +156,8 @@ std::string Manifest::Text(const std::string& model_hash, const std::string& wei
     weights = {{"author", kAuthor},
                {"description", "CoreML Model Weights"},
                {"name", "weights"},
-               {"path", fmt::format("{}/weights", kAuthor)}};
+               {"path", (model_path_.lexically_relative("Data").parent_path() / "weights")
+                            .generic_string()}};
   }
   items[new_id] = std::move(model);
   root[kRoot] = new_id;

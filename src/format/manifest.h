@@ -17,8 +17,9 @@ class Manifest {
  public:
   // Reads and checks the manifest of the package in folder `package`: its format version, that
   // every item has its four texts, that its path stays inside the package and exists. kBadInput
-  // otherwise.
-  static Result<Manifest> Read(const std::filesystem::path& package);
+  // otherwise. With `allow_missing_weights` the folder of weights need not exist.
+  static Result<Manifest> Read(const std::filesystem::path& package,
+                               bool allow_missing_weights = false);
 
   // Of the root model and of the folder of weights, relative to the package. The latter is empty if
   // there is no such item.

@@ -67,6 +67,20 @@ struct Package::Impl {
   std::set<WeightsFile> missing_files;
   uint64_t size_bytes = 0;
 
+  // Where a path inside the package really is, links followed: there its new version goes, and the
+  // links are copied.
+  fs::path RealPath(const fs::path& relative) const {
+    std::error_code code;
+    return fs::weakly_canonical(path / relative, code)
+        .lexically_relative(fs::weakly_canonical(path, code));
+  }
+
+  std::optional<WeightsFile> FileAt(const fs::path& relative) const {
+    for (const WeightsFile file : tensors.files())
+      if (tensors.RelativePath(file) == relative) return file;
+    return std::nullopt;
+  }
+
   // Finds, opens and checks the weights file that values call `name`.
   Result<WeightsFile> FindWeightsFile(const std::string& name, const ReadOptions& options,
                                       bool& missing);
@@ -99,6 +113,12 @@ Result<WeightsFile> Package::Impl::FindWeightsFile(const std::string& name,
       full = other_full;
     }
   }
+  relative = RealPath(relative);
+  if (const std::optional<WeightsFile> known = FileAt(relative)) {  // under another name
+    missing = missing_files.contains(*known);
+    weights_files.emplace(name, *known);
+    return *known;
+  }
   const WeightsFile file = tensors.AddFile(name, relative);
   if (!fs::exists(full, code)) {
     if (!options.allow_missing_weights)
@@ -122,9 +142,10 @@ const TensorStore& Package::tensors() const { return impl_->tensors; }
 uint64_t Package::size_bytes() const { return impl_->size_bytes; }
 
 WeightsFile Package::DefaultWeightsFile() {
-  return impl_->tensors.AddFile(
-      std::string(kModelPath) + "weights/weight.bin",
-      impl_->manifest->model_path().parent_path() / "weights" / "weight.bin");
+  const fs::path relative =
+      impl_->RealPath(impl_->manifest->model_path().parent_path() / "weights" / "weight.bin");
+  if (const std::optional<WeightsFile> known = impl_->FileAt(relative)) return *known;
+  return impl_->tensors.AddFile(std::string(kModelPath) + "weights/weight.bin", relative);
 }
 
 Result<std::unique_ptr<Package>> Package::Open(const fs::path& path, const ReadOptions& options) {
@@ -143,7 +164,8 @@ Result<std::unique_ptr<Package>> Package::Open(const fs::path& path, const ReadO
     if (!fs::exists(impl.path / format::kManifestName, code))
       return BadInput(impl.path, fmt::format("is a folder without a {}, so not an .mlpackage",
                                              format::kManifestName));
-    CMLC_ASSIGN_OR_RETURN(impl.manifest, format::Manifest::Read(impl.path));
+    CMLC_ASSIGN_OR_RETURN(impl.manifest,
+                          format::Manifest::Read(impl.path, options.allow_missing_weights));
     model_file = impl.path / impl.manifest->model_path();
     impl.size_bytes = BytesBelow(impl.path);
   } else if (!fs::is_regular_file(status)) {
@@ -325,7 +347,7 @@ Result<std::unique_ptr<PackageWriter>> PackageWriter::Start(Package& package,
   std::error_code code;
   // A link at the destination stays; what it points to is replaced.
   impl->destination = fs::weakly_canonical(
-      destination.has_filename() ? destination : destination.parent_path(), code);
+      fs::absolute(destination.has_filename() ? destination : destination.parent_path()), code);
   if (code) return usage(code.message());
   if (impl->destination.extension() != ".mlpackage")
     return usage("an output package is named *.mlpackage");
@@ -387,9 +409,10 @@ Status PackageWriter::Commit(ThreadPool& pool) {
   };
   CMLC_ASSIGN_OR_RETURN(const std::string model_bytes,
                         format::SerializeModel(package.model(), place));
-  CMLC_RETURN_IF_ERROR(impl_->WriteFile(manifest.model_path(), model_bytes));
+  const fs::path model_path = package.impl().RealPath(manifest.model_path());
+  CMLC_RETURN_IF_ERROR(impl_->WriteFile(model_path, model_bytes));
 
-  std::set<fs::path> ours = {format::kManifestName, manifest.model_path()};
+  std::set<fs::path> ours = {format::kManifestName, model_path};
   std::string weights_text;
   for (const WeightsFile file : tensors.files()) {
     ours.insert(tensors.RelativePath(file));

@@ -6,6 +6,7 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+#include <google/protobuf/stubs/common.h>
 #include <google/protobuf/unknown_field_set.h>
 
 #include <limits>
@@ -31,10 +32,20 @@ std::string TakeOpaque(const Message& message) {
   return bytes;
 }
 
+// Reads `bytes`, which were part of a message that was read, into a message or a set of fields. They
+// may nest as deeply as that one.
+template <typename Message>
+void ParseAgain(const std::string& bytes, Message& message) {
+  pb::io::CodedInputStream stream(reinterpret_cast<const uint8_t*>(bytes.data()),
+                                  static_cast<int>(bytes.size()));
+  stream.SetRecursionLimit(kMostLevels);
+  CMLC_CHECK(message.MergeFromCodedStream(&stream) && stream.ConsumedEntireMessage());
+}
+
 template <typename Message>
 void PutOpaque(const std::string& opaque, Message& message) {
   if (opaque.empty()) return;
-  message.GetReflection()->MutableUnknownFields(&message)->ParseFromString(opaque);
+  ParseAgain(opaque, *message.GetReflection()->MutableUnknownFields(&message));
 }
 
 // --- Reading ------------------------------------------------------------------------------------
@@ -44,9 +55,10 @@ class Reader {
   Reader(const std::string& path, const TensorStore& store, const ResolveBlob& resolve)
       : path_(path), store_(store), resolve_(resolve) {}
 
-  Result<Model> ReadModel(wire::Model& in);
+  Result<Model> ReadRoot(wire::Model& in);
 
  private:
+  Result<Model> ReadModel(wire::Model& in);
   Status Read(wire::Program& in, Program& out);
   Status Read(wire::Function& in, Function& out);
   Status Read(wire::Block& in, Block& out);
@@ -92,9 +104,17 @@ class Reader {
                            std::string(Message::GetDescriptor()->name())));
   }
 
+  // The same for readers that cannot fail: the model is refused in the end.
+  template <typename Message>
+  const Message& Bare(const Message& message) {
+    if (Status status = RefuseUnknown(message); !status.ok() && refused_.ok()) refused_ = status;
+    return message;
+  }
+
   const std::string& path_;
   const TensorStore& store_;
   const ResolveBlob& resolve_;
+  Status refused_;
   std::string function_;   // being read, for messages
   std::string operation_;  // likewise
 };
@@ -104,11 +124,11 @@ void Reader::Read(const wire::Dimension& in, Dimension& out) {
   switch (in.dimension_case()) {
     case wire::Dimension::kConstant:
       out.kind = Dimension::Kind::kConstant;
-      out.size = in.constant().size();
+      out.size = Bare(in.constant()).size();
       break;
     case wire::Dimension::kUnknown:
       out.kind = Dimension::Kind::kUnknown;
-      out.variadic = in.unknown().variadic();
+      out.variadic = Bare(in.unknown()).variadic();
       break;
     case wire::Dimension::DIMENSION_NOT_SET:
       break;
@@ -171,24 +191,25 @@ void Reader::Read(wire::TensorValue& in, ImmediateTensor& out) {
   const auto copied = [](const auto& values, auto& to) { to.assign(values.begin(), values.end()); };
   switch (in.value_case()) {
     case wire::TensorValue::kFloats:
-      copied(in.floats().values(), out.values.emplace<Floats>().values);
+      copied(Bare(in.floats()).values(), out.values.emplace<Floats>().values);
       break;
     case wire::TensorValue::kInts:
-      copied(in.ints().values(), out.values.emplace<Ints>().values);
+      copied(Bare(in.ints()).values(), out.values.emplace<Ints>().values);
       break;
     case wire::TensorValue::kBools:
-      copied(in.bools().values(), out.values.emplace<Bools>().values);
+      copied(Bare(in.bools()).values(), out.values.emplace<Bools>().values);
       break;
     case wire::TensorValue::kStrings:
-      copied(in.strings().values(), out.values.emplace<Strings>().values);
+      copied(Bare(in.strings()).values(), out.values.emplace<Strings>().values);
       break;
     case wire::TensorValue::kLongInts:
-      copied(in.longints().values(), out.values.emplace<LongInts>().values);
+      copied(Bare(in.longints()).values(), out.values.emplace<LongInts>().values);
       break;
     case wire::TensorValue::kDoubles:
-      copied(in.doubles().values(), out.values.emplace<Doubles>().values);
+      copied(Bare(in.doubles()).values(), out.values.emplace<Doubles>().values);
       break;
     case wire::TensorValue::kBytes:
+      Bare(in.bytes());
       out.values.emplace<Bytes>().values = std::move(*in.mutable_bytes()->mutable_values());
       break;
     case wire::TensorValue::VALUE_NOT_SET:
@@ -212,6 +233,8 @@ Status Reader::Read(wire::ImmediateValue& in, Value& out) {
       collection.opaque = TakeOpaque(in.dictionary());
       for (auto& pair : *in.mutable_dictionary()->mutable_values()) {
         CMLC_RETURN_IF_ERROR(RefuseUnknown(pair));
+        if (!pair.has_key() || !pair.has_value())
+          return Bad("an entry of a dictionary lacks its key or its value");
         CMLC_RETURN_IF_ERROR(Read(*pair.mutable_key(), collection.elements.emplace_back()));
         CMLC_RETURN_IF_ERROR(Read(*pair.mutable_value(), collection.elements.emplace_back()));
       }
@@ -424,8 +447,10 @@ wire::Pipeline* PipelineOf(wire::Model& model) {
     case wire::Model::kPipeline:
       return model.mutable_pipeline();
     case wire::Model::kPipelineClassifier:
+      if (!model.pipelineclassifier().has_pipeline()) return nullptr;
       return model.mutable_pipelineclassifier()->mutable_pipeline();
     case wire::Model::kPipelineRegressor:
+      if (!model.pipelineregressor().has_pipeline()) return nullptr;
       return model.mutable_pipelineregressor()->mutable_pipeline();
     default:
       return nullptr;
@@ -465,6 +490,12 @@ Result<Model> Reader::ReadModel(wire::Model& in) {
     pipeline->clear_models();
   }
   if (!in.SerializeToString(&out.shell)) return Bad("cannot be held in memory");
+  return out;
+}
+
+Result<Model> Reader::ReadRoot(wire::Model& in) {
+  CMLC_ASSIGN_OR_RETURN(Model out, ReadModel(in));
+  CMLC_RETURN_IF_ERROR(refused_);
   return out;
 }
 
@@ -655,7 +686,7 @@ void Writer::Write(const Program& in, wire::Program& out) {
 }
 
 Status Writer::Write(const Model& in, wire::Model& out) {
-  CMLC_CHECK(out.ParseFromString(in.shell));
+  ParseAgain(in.shell, out);
   out.set_specificationversion(in.specification_version);
   if (in.program) Write(*in.program, *out.mutable_mlprogram());
   if (wire::Pipeline* pipeline = PipelineOf(out))
@@ -672,6 +703,10 @@ Result<Model> ParseModel(std::string_view bytes, const std::string& path, const 
     return Error{ErrorKind::kBadInput,
                  fmt::format("{}: has {} bytes, a model message has at most 2 GiB", path,
                              bytes.size())};
+#if GOOGLE_PROTOBUF_VERSION < 4022000
+  // What is wrong is said once, by us; later versions have no handler that writes to stderr.
+  pb::SetLogHandler(nullptr);
+#endif
   wire::Model message;
   pb::io::CodedInputStream stream(reinterpret_cast<const uint8_t*>(bytes.data()),
                                   static_cast<int>(bytes.size()));
@@ -685,7 +720,7 @@ Result<Model> ParseModel(std::string_view bytes, const std::string& path, const 
     return Error{ErrorKind::kBadInput,
                  fmt::format("{}: specification version is {}, expected 1 or more", path,
                              message.specificationversion())};
-  return Reader(path, store, resolve).ReadModel(message);
+  return Reader(path, store, resolve).ReadRoot(message);
 }
 
 Result<std::string> SerializeModel(const Model& model, const PlaceOfBlob& place) {

@@ -15,7 +15,8 @@ namespace {
 
 using ReaderPtr = std::unique_ptr<TensorReader>;
 
-constexpr int kMostLinks = 16;
+// Every operand of a link may be a chain of its own, so the work can grow threefold with each link.
+constexpr int kMostLinks = 8;
 
 // Elements that are converted at a time.
 constexpr uint64_t kStep = 64 * 1024;
@@ -770,7 +771,8 @@ Result<std::shared_ptr<TensorReader>> Maker::SparseMask() {
   CMLC_ASSIGN_OR_RETURN(ReaderPtr mask, Operand("indices_mask"));
   CMLC_ASSIGN_OR_RETURN(const ReaderPtr lut, Operand("lut"));
   const size_t rank = mask->shape().size();
-  if (lut->shape().size() != rank + 2)
+  // One without elements could claim vectors of any width.
+  if (lut->shape().size() != rank + 2 || lut->element_count() == 0)
     return Bad(fmt::format("'lut' {} does not fit a mask of rank {}", ToString(lut->shape()), rank));
   const auto width = static_cast<uint64_t>(lut->shape().back());
   if (width <= 1) return std::shared_ptr<TensorReader>(std::move(mask));

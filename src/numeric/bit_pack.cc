@@ -11,43 +11,52 @@
 namespace cmlc::numeric {
 namespace {
 
+constexpr uint64_t kLow1 = 0x00ff00ff00ff00ffu;  // of each two bytes the lower
+constexpr uint64_t kLow2 = 0x0000ffff0000ffffu;
+constexpr uint64_t kLow4 = 0x00000000ffffffffu;
+
+// The two halves of each step are masked apart: 6-bit codes would overlap.
+// The low code, pair and four of every 2, 4 and 8 bytes. Codes are masked on both sides of a fold:
+// from 5 bits on the shifted word overlaps the one that stays.
+template <int kBits>
+struct Masks {
+  static constexpr uint64_t kCode = 0x0001000100010001u * ((uint64_t{1} << kBits) - 1);
+  static constexpr uint64_t kPair = 0x0000000100000001u * ((uint64_t{1} << (2 * kBits)) - 1);
+  static constexpr uint64_t kFour = (uint64_t{1} << (4 * kBits)) - 1;
+};
+
 template <int kBits>
 uint64_t Fold(uint64_t x) {
-  constexpr uint64_t kMask2 = 0x0001000100010001u * ((1u << (2 * kBits)) - 1);
-  constexpr uint64_t kMask4 = 0x0000000100000001u * ((uint64_t{1} << (4 * kBits)) - 1);
-  x = (x | (x >> (8 - kBits))) & kMask2;
-  x = (x | (x >> (16 - 2 * kBits))) & kMask4;
-  return x | (x >> (32 - 4 * kBits));
+  using M = Masks<kBits>;
+  x = (x & M::kCode) | ((x >> (8 - kBits)) & (M::kCode << kBits));
+  x = (x & M::kPair) | ((x >> (16 - 2 * kBits)) & (M::kPair << (2 * kBits)));
+  return (x & M::kFour) | ((x >> (32 - 4 * kBits)) & (M::kFour << (4 * kBits)));
 }
 
 template <int kBits>
 uint64_t Unfold(uint64_t x) {
-  constexpr uint64_t kMask1 = 0x0101010101010101u * ((1u << kBits) - 1);
-  constexpr uint64_t kMask2 = 0x0001000100010001u * ((1u << (2 * kBits)) - 1);
-  constexpr uint64_t kMask4 = 0x0000000100000001u * ((uint64_t{1} << (4 * kBits)) - 1);
-  x &= (uint64_t{1} << (8 * kBits)) - 1;
-  x = (x | (x << (32 - 4 * kBits))) & kMask4;
-  x = (x | (x << (16 - 2 * kBits))) & kMask2;
-  return (x | (x << (8 - kBits))) & kMask1;
+  using M = Masks<kBits>;
+  x = (x & M::kFour) | ((x & (M::kFour << (4 * kBits))) << (32 - 4 * kBits));
+  x = (x & M::kPair) | ((x & (M::kPair << (2 * kBits))) << (16 - 2 * kBits));
+  return (x & M::kCode) | ((x & (M::kCode << kBits)) << (8 - kBits));
 }
 
 template <int kBits>
 void Pack(std::span<const uint8_t> codes, std::span<std::byte> out) {
-  constexpr uint64_t kLow = kBits == 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * kBits)) - 1;
   const size_t groups = codes.size() / 8;
   const uint8_t* in = codes.data();
   std::byte* to = out.data();
   for (size_t g = 0; g < groups; ++g, in += 8, to += kBits) {
     uint64_t word = 0;
     std::memcpy(&word, in, 8);
-    word = Fold<kBits>(word) & kLow;
+    word = Fold<kBits>(word);
     std::memcpy(to, &word, kBits);
   }
   const size_t rest = codes.size() % 8;
   if (rest > 0) {
     uint64_t word = 0;
     std::memcpy(&word, in, rest);
-    word = Fold<kBits>(word) & kLow;
+    word = Fold<kBits>(word);
     std::memcpy(to, &word, (rest * kBits + 7) / 8);
   }
 }

@@ -1,15 +1,24 @@
-// k-means is exact for both types.
+// k-means is exact for fp16. For fp32 the squared error is within 1e-7 of the least, and mostly much
+// nearer.
 //
 // fp16: the histogram of bit patterns is all there is to know, whatever the number of values.
 //
-// fp32, up to 64 Ki values: sort them. Beyond that sorting would dominate everything, so values are
-// first counted in bins of 10 mantissa bits (points.h), which keep exact sums. The optimum for bins
-// differs from the true one only where a cluster's boundary falls inside a bin. So the bins around
-// the boundaries are opened: a second pass collects their values one by one, and the problem is
-// solved again with those values as points and all other bins as before. If a boundary has moved
-// out of the opened bins, more are opened and it is done again. What remains is the case of a bin
-// far from all boundaries that an optimal clustering would split, which the convex cost rules out
-// unless the coarse solution was wrong by whole bins.
+// fp32, up to 64 Ki values or 1 Ki values an entry: sort them. Beyond that sorting would dominate
+// everything, so values are first counted in bins of 10 mantissa bits (points.h), which keep exact
+// sums. What bins get wrong is the cost of a cluster's boundary that falls inside one; a bin that
+// no boundary divides costs what its values do but for a constant. So a second pass counts again
+// where it matters, in cells that are fractions of a bin:
+//
+//   - finely where boundaries are by now, so that what is left of a bin's width there is nothing;
+//   - less finely wherever a boundary could be. A solution in which boundaries are exact here and
+//     coarse elsewhere would cling to the places that were made exact: with many entries the whole
+//     row of boundaries can shift at almost no cost, and is held back by cells as wide as a
+//     twentieth of a cluster.
+//
+// How fine is decided by the most that the values of a cell can deviate from their mean, measured
+// by the error of an average cluster. That also finds the single bin that holds most of the values
+// and deserves entries of its own. When boundaries have moved to coarse places, or the first
+// solution was too far off to tell where they are, it is done again.
 #include "numeric/fit_values.h"
 
 #include <algorithm>
@@ -17,7 +26,6 @@
 #include <cmath>
 #include <limits>
 #include <mutex>
-#include <tuple>
 #include <utility>
 
 #include "base/check.h"
@@ -33,13 +41,21 @@ namespace {
 constexpr uint64_t kCountHalvesFrom = 12 * 1024;
 constexpr uint64_t kCountFloatsFrom = 64 * 1024;
 
-// Bins opened on either side of a boundary, rounds of opening, and values that may be collected.
-// With more values than that in so few bins the tensor is so large that a boundary inside a bin
-// costs less than the rounding of an entry.
-constexpr double kNegligible = 1e-9;  // of the squared error
-constexpr uint32_t kOpenBeside = 3;
-constexpr int kMostRounds = 4;
-constexpr uint64_t kMostCollected = uint64_t{1} << 20;
+// Sorting pays below this many values an entry, too: the fine count would have as many cells.
+constexpr uint64_t kSortedPerEntry = 1024;
+
+// Cells are to be narrower than this share of a cluster: anywhere, and around boundaries. An
+// undivided cell at every boundary costs about a quarter of the square of it, relative to the
+// squared error: 1e-6 and 1.5e-8. (If the values in a cell are spread evenly, the sum of their
+// squared deviations relates to that of the cluster as the cubes of the widths.)
+constexpr double kAnywhere = 1.0 / 512;
+constexpr double kAtBoundary = 1.0 / 4096;
+// What has been counted in cells is not counted again for less than this factor in their width.
+constexpr double kRecount = 4;
+// Cells around a boundary on either side, passes over the data, and cells of one pass.
+constexpr size_t kBeside = 2;
+constexpr int kMostPasses = 4;
+constexpr uint64_t kMostCells = uint64_t{1} << 20;
 
 // With fewer bins than this for each entry bins are too coarse to start from.
 constexpr size_t kLeastBinsPerEntry = 8;
@@ -47,6 +63,10 @@ constexpr size_t kLeastBinsPerEntry = 8;
 constexpr uint64_t kMostSorted = uint64_t{1} << 22;
 
 constexpr size_t kMostDistinct = 256;
+
+// If rounding the entries costs more than this share of the error, they are chosen with the rounding
+// in mind: 0.0004 dB.
+constexpr double kRoundingMatters = 1e-4;
 
 template <typename T>
 struct TypeOf;
@@ -61,15 +81,54 @@ struct TypeOf<float> {
   static constexpr EntryType kEntry = EntryType::kFloat;
 };
 
+// Values that lie close together: those of a bin of FloatCounts, or of one of the 2^bits cells that
+// such a bin is divided into.
+struct Cell {
+  uint32_t bin;
+  int bits;
+  double value;   // their mean
+  double weight;  // their number
+  double spread;  // the most that the squares of their deviations from it can add up to
+};
+
+struct Tally {
+  uint64_t count = 0;
+  uint64_t positions = 0;  // sum of the low bits of the keys
+};
+
+// Which bins to count again, and into how many cells.
+struct CellPlan {
+  static constexpr int kBitsWidth = 4;
+  std::vector<uint8_t> bits = std::vector<uint8_t>(kFloatBins, 0);     // by bin; 0: not at all
+  std::vector<uint32_t> table = std::vector<uint32_t>(kFloatBins, 0);  // first cell and bits
+  std::vector<uint32_t> bins;                                          // ascending
+  uint64_t cells = 0;
+
+  void Clear() {
+    for (const uint32_t bin : bins) {
+      bits[bin] = 0;
+      table[bin] = 0;
+    }
+    bins.clear();
+    cells = 0;
+  }
+};
+
+// What refining the counts of fp32 values needs.
+struct Refinement {
+  std::vector<Cell> cells, swap;
+  std::vector<Tally> tallies;
+  CellPlan plan;
+};
+
 }  // namespace
 
 struct FitWorkspace::Impl {
   KMeans1d kmeans;
   Points points;
   Points refined;
+  Refinement refinement;
   SortScratch sort;
-  std::vector<float> floats;
-  std::vector<uint8_t> open_bins;
   std::unique_ptr<HalfCounts> half_counts;
   std::unique_ptr<FloatCounts> float_counts;
 
@@ -118,9 +177,8 @@ Result<typename TypeOf<T>::Counts*> CountAll(const ValueSource<T>& source, Threa
   Counts& total = workspace.ClearedCounts(T{});
   if (source.pieces() <= 1) {
     CMLC_RETURN_IF_ERROR(
-        VisitAll<T>(source, pool, [&](size_t, int, uint64_t, std::span<const T> values) {
-          total.Add(values);
-        }));
+        VisitAll<T>(source, pool,
+                    [&](size_t, int, uint64_t, std::span<const T> values) { total.Add(values); }));
     return &total;
   }
   std::vector<std::unique_ptr<Counts>> parts(static_cast<size_t>(pool.threads()));
@@ -153,9 +211,8 @@ Result<uint64_t> FindNotFinite(const ValueSource<T>& source, ThreadPool& pool) {
 template <typename T>
 Status SortAll(const ValueSource<T>& source, Workspace& workspace, Points& points) {
   if (source.pieces() == 1)
-    return source.Visit(0, [&](uint64_t, std::span<const T> values) {
-      PointsOf(values, workspace.sort, points);
-    });
+    return source.Visit(
+        0, [&](uint64_t, std::span<const T> values) { PointsOf(values, workspace.sort, points); });
   std::vector<T> all;
   all.reserve(static_cast<size_t>(source.count()));
   for (size_t piece = 0; piece < source.pieces(); ++piece)
@@ -166,38 +223,49 @@ Status SortAll(const ValueSource<T>& source, Workspace& workspace, Points& point
   return Ok();
 }
 
-// With more runs of opened bins than this a table look-up per value is cheaper than comparisons.
+// `mean_position` is the mean of the low bits of the values' keys.
+Cell MakeCell(uint32_t bin, int bits, uint32_t index, uint64_t count, double mean_position) {
+  const uint32_t width = 1u << (kFloatBinShift - bits);
+  const auto first = static_cast<double>(FloatBinStart(bin));
+  const double step = static_cast<double>(FloatOfKey((bin << kFloatBinShift) + 1)) - first;
+  const auto weight = static_cast<double>(count);
+  const double above = mean_position - static_cast<double>(index * width);
+  const double below = static_cast<double>(width - 1) - above;
+  return {bin, bits, first + step * mean_position, weight, weight * above * below * step * step};
+}
+
+// With more runs of bins than this a table look-up per value is cheaper than comparisons.
 constexpr size_t kMostCompared = 48;
 
-// The values in opened bins, in an order that does not depend on threads. Nearly all values are in
-// none. Few runs of bins are compared with whole vectors of values at a time; for many a table by
-// the top 16 bits stays in the first-level cache. Both let a few too many through, which are then
-// looked up by their exact bin.
-Status Collect(const ValueSource<float>& source, const std::vector<uint8_t>& open_bins,
-               ThreadPool& pool, std::vector<float>& out) {
+// Counts the values in the bins of the plan. With few entries nearly all values are in none. Few
+// runs of bins are compared with whole vectors of values at a time; for many a table by the top 16
+// bits stays in the first-level cache. Both let a few too many through.
+Status CountCells(const ValueSource<float>& source, const CellPlan& plan, ThreadPool& pool,
+                  std::vector<Tally>& total) {
   constexpr int kCoarseShift = 16;
   std::vector<uint8_t> candidates(size_t{1} << (32 - kCoarseShift), 0);
   std::vector<float> middles, radii;
-  for (uint32_t bin = 0; bin < kFloatBins; ++bin) {
-    if (open_bins[bin] == 0) continue;
-    uint32_t end = bin + 1;
-    while (end < kFloatBins && open_bins[end] != 0) ++end;
-    const float first = FloatBinStart(bin);
+  for (size_t i = 0; i < plan.bins.size();) {
+    const uint32_t begin = plan.bins[i];
+    uint32_t end = begin;
+    for (; i < plan.bins.size() && plan.bins[i] == end; ++i, ++end)
+      candidates[end >> (kCoarseShift - kFloatBinShift)] = 1;
+    const float first = FloatBinStart(begin);
     const float last = FloatOfKey((end << kFloatBinShift) - 1);
-    const float middle = first / 2 + last / 2;
-    middles.push_back(middle);
+    middles.push_back(first / 2 + last / 2);
     // The smallest normal number covers what rounding does to subnormal values.
     radii.push_back((last / 2 - first / 2) * 1.01f + std::numeric_limits<float>::min());
-    for (; bin < end; ++bin) candidates[bin >> (kCoarseShift - kFloatBinShift)] = 1;
   }
   const bool compare = middles.size() <= kMostCompared;
 
-  std::vector<std::vector<float>> parts(source.pieces());
+  std::vector<std::vector<Tally>> parts(static_cast<size_t>(pool.threads()));
   CMLC_RETURN_IF_ERROR(VisitAll<float>(
-      source, pool, [&](size_t piece, int, uint64_t, std::span<const float> values) {
+      source, pool, [&](size_t, int worker, uint64_t, std::span<const float> values) {
         constexpr size_t kBlock = 2048;
+        constexpr uint32_t kLowBits = (1u << kFloatBinShift) - 1;
         std::array<float, kBlock + kSelectSlack> block;
-        std::vector<float>& part = parts[piece];
+        std::vector<Tally>& part = parts[static_cast<size_t>(worker)];
+        part.resize(plan.cells);
         for (size_t begin = 0; begin < values.size(); begin += kBlock) {
           const auto some = values.subspan(begin, std::min(kBlock, values.size() - begin));
           size_t taken = 0;
@@ -209,83 +277,143 @@ Status Collect(const ValueSource<float>& source, const std::vector<uint8_t>& ope
               taken += candidates[FloatKey(value) >> kCoarseShift];
             }
           }
-          for (size_t i = 0; i < taken; ++i)
-            if (open_bins[FloatBin(block[i])] != 0) part.push_back(block[i]);
+          for (size_t i = 0; i < taken; ++i) {
+            const uint32_t key = FloatKey(block[i]);
+            const uint32_t entry = plan.table[key >> kFloatBinShift];
+            if (entry == 0) continue;
+            const uint32_t bits = entry & ((1u << CellPlan::kBitsWidth) - 1);
+            const uint32_t index = (key & kLowBits) >> (kFloatBinShift - static_cast<int>(bits));
+            Tally& tally = part[(entry >> CellPlan::kBitsWidth) + index];
+            ++tally.count;
+            tally.positions += key & kLowBits;
+          }
         }
       }));
-  out.clear();
-  for (const std::vector<float>& part : parts) out.insert(out.end(), part.begin(), part.end());
+  total.assign(plan.cells, {});
+  for (const std::vector<Tally>& part : parts) {
+    for (size_t i = 0; i < part.size(); ++i) {
+      total[i].count += part[i].count;
+      total[i].positions += part[i].positions;
+    }
+  }
   return Ok();
 }
 
-uint32_t BinOf(double value) {
-  const auto narrow = static_cast<float>(value);
-  return FloatBin(narrow == 0.0f ? 0.0f : narrow);
+// Bits that divide a cell of this spread into cells of at most the spread `most`.
+int BitsFor(double spread, double most) {
+  if (spread <= most) return 0;
+  if (most <= 0) return kFloatBinShift;
+  return static_cast<int>(
+      std::min(std::ceil(std::log2(spread / most) / 3), static_cast<double>(kFloatBinShift)));
 }
 
-// Exact k-means for many fp32 values, from their counts in bins (see the top of this file).
+// Decides which bins to count again, given the optimum for the cells as they are. `first` if they
+// are whole bins.
+void PlanCells(const std::vector<Cell>& cells, const Clustering& solution, bool first,
+               CellPlan& plan) {
+  const std::vector<double>& centroids = solution.centroids;
+  const double cluster = 3 * solution.sse / static_cast<double>(centroids.size());
+  const double anywhere = cluster * kAnywhere * kAnywhere * kAnywhere;
+  const double at_boundary = cluster * kAtBoundary * kAtBoundary * kAtBoundary;
+  const double recount = first ? 1 : kRecount * kRecount * kRecount;
+  plan.Clear();
+  const auto want = [&](const Cell& cell, double most) {
+    const int bits = std::min(cell.bits + BitsFor(cell.spread, most), kFloatBinShift);
+    if (bits > cell.bits)
+      plan.bits[cell.bin] = std::max(plan.bits[cell.bin], static_cast<uint8_t>(bits));
+  };
+  for (const Cell& cell : cells)
+    if (cell.spread > anywhere * recount) want(cell, anywhere);
+
+  // A few coarse boundaries among many cost too little for another pass.
+  std::vector<size_t> coarse;
+  for (size_t i = 0; i + 1 < centroids.size(); ++i) {
+    const double boundary = (centroids[i] + centroids[i + 1]) / 2;
+    const auto at = static_cast<size_t>(
+        std::lower_bound(cells.begin(), cells.end(), boundary,
+                         [](const Cell& cell, double value) { return cell.value < value; }) -
+        cells.begin());
+    const double most = at_boundary * recount;
+    if (cells[at].spread > most || (at > 0 && cells[at - 1].spread > most)) coarse.push_back(at);
+  }
+  if (16 * coarse.size() >= centroids.size())
+    for (const size_t at : coarse)
+      for (size_t i = at - std::min(at, kBeside + 1); i < std::min(at + kBeside + 1, cells.size());
+           ++i)
+        want(cells[i], at_boundary);
+
+  for (const Cell& cell : cells)
+    if (plan.bits[cell.bin] > 0 && (plan.bins.empty() || plan.bins.back() != cell.bin))
+      plan.bins.push_back(cell.bin);
+  const auto count_cells = [&plan](int most_bits) {
+    uint64_t count = 0;
+    for (const uint32_t bin : plan.bins)
+      count += uint64_t{1} << std::min<int>(plan.bits[bin], most_bits);
+    return count;
+  };
+  int most_bits = kFloatBinShift;
+  while (most_bits > 1 && count_cells(most_bits) > kMostCells) --most_bits;
+  for (const uint32_t bin : plan.bins) {
+    plan.bits[bin] = std::min(plan.bits[bin], static_cast<uint8_t>(most_bits));
+    plan.table[bin] = static_cast<uint32_t>(plan.cells << CellPlan::kBitsWidth) | plan.bits[bin];
+    plan.cells += uint64_t{1} << plan.bits[bin];
+  }
+}
+
+// Puts what was counted in place of the cells that the bins of the plan had.
+void Replace(const CellPlan& plan, const std::vector<Tally>& tallies, std::vector<Cell>& cells,
+             std::vector<Cell>& result) {
+  result.clear();
+  for (size_t i = 0; i < cells.size();) {
+    const uint32_t bin = cells[i].bin;
+    const int bits = plan.bits[bin];
+    if (bits == 0) {
+      result.push_back(cells[i++]);
+      continue;
+    }
+    while (i < cells.size() && cells[i].bin == bin) ++i;
+    const Tally* tally = tallies.data() + (plan.table[bin] >> CellPlan::kBitsWidth);
+    for (uint32_t index = 0; index < (1u << bits); ++index, ++tally)
+      if (tally->count > 0)
+        result.push_back(
+            MakeCell(bin, bits, index, tally->count,
+                     static_cast<double>(tally->positions) / static_cast<double>(tally->count)));
+  }
+  cells.swap(result);
+}
+
+// k-means for many fp32 values, from their counts in bins (see the top of this file).
 Result<std::vector<double>> RefineFloats(const ValueSource<float>& source,
                                          const FloatCounts& counts, size_t entries,
                                          ThreadPool& pool, Workspace& workspace) {
-  const Points& coarse = workspace.points;
   const int k = static_cast<int>(entries);
-  const auto solve = [&](const Points& points) {
-    const Clustering& clustering = workspace.kmeans.Solve(points.values, points.weights, k);
-    return std::pair(clustering.centroids, clustering.sse);
+  const auto solve = [&](const std::vector<Cell>& cells) -> const Clustering& {
+    Points& points = workspace.refined;
+    points.clear();
+    for (const Cell& cell : cells) {
+      // Both zeros may be a cell of their own.
+      if (!points.values.empty() && cell.value <= points.values.back())
+        points.weights.back() += cell.weight;
+      else
+        points.Add(cell.value, cell.weight);
+    }
+    return workspace.kmeans.Solve(points.values, points.weights, k);
   };
-  auto [centroids, error] = solve(coarse);
-  std::vector<uint8_t>& open = workspace.open_bins;
-  open.assign(kFloatBins, 0);
-  const uint32_t first_bin = FloatBin(std::numeric_limits<float>::lowest());
-  const uint32_t last_bin = FloatBin(std::numeric_limits<float>::max());
 
-  for (int round = 0; round < kMostRounds; ++round) {
-    bool opened = false;
-    uint64_t inside = 0;
-    for (size_t i = 0; i + 1 < centroids.size(); ++i) {
-      const uint32_t bin = BinOf((centroids[i] + centroids[i + 1]) / 2);
-      // A boundary in an opened bin is exact already. And what a closed one can cost is less than
-      // its values times its width times the gap between the entries: near zero, where bins are
-      // much finer than they need to be, that is nothing.
-      const double width = static_cast<double>(FloatOfKey((bin + 1) << kFloatBinShift)) -
-                           static_cast<double>(FloatBinStart(bin));
-      const double cost =
-          static_cast<double>(counts.count(bin)) * width * (centroids[i + 1] - centroids[i]);
-      if (open[bin] != 0 || cost <= kNegligible * error) continue;
-      opened = true;
-      for (uint32_t b = std::max(bin, first_bin + kOpenBeside) - kOpenBeside;
-           b <= std::min(bin + kOpenBeside, last_bin); ++b)
-        open[b] = 1;
-    }
-    if (!opened) break;
-    // Both zeros are one point, so their bins open together.
-    const uint32_t zero = FloatBin(0.0f);
-    open[zero] = open[zero - 1] = std::max(open[zero], open[zero - 1]);
-    for (uint32_t bin = first_bin; bin <= last_bin; ++bin)
-      if (open[bin] != 0) inside += counts.count(bin);
-    if (inside == 0 || inside > kMostCollected) break;
-    CMLC_RETURN_IF_ERROR(Collect(source, open, pool, workspace.floats));
-    Points single;
-    PointsOf(std::span<const float>(workspace.floats), workspace.sort, single);
-    // Both lists ascend, and an opened bin's own point is replaced by its values.
-    Points& merged = workspace.refined;
-    merged.clear();
-    size_t next = 0;
-    for (size_t i = 0; i < coarse.values.size(); ++i) {
-      const bool replaced = open[BinOf(coarse.values[i])] != 0;
-      while (next < single.values.size() &&
-             (single.values[next] < coarse.values[i] || replaced) &&
-             (!replaced || BinOf(single.values[next]) <= BinOf(coarse.values[i]))) {
-        merged.Add(single.values[next], single.weights[next]);
-        ++next;
-      }
-      if (!replaced) merged.Add(coarse.values[i], coarse.weights[i]);
-    }
-    for (; next < single.values.size(); ++next)
-      merged.Add(single.values[next], single.weights[next]);
-    std::tie(centroids, error) = solve(merged);
+  Refinement& refinement = workspace.refinement;
+  std::vector<Cell>& cells = refinement.cells;
+  cells.clear();
+  for (uint32_t bin = 0; bin < kFloatBins; ++bin)
+    if (const uint64_t count = counts.count(bin); count > 0)
+      cells.push_back(MakeCell(bin, 0, 0, count, counts.mean_position(bin)));
+  for (int pass = 1;; ++pass) {
+    const Clustering& solution = solve(cells);
+    if (pass == kMostPasses) return solution.centroids;
+    PlanCells(cells, solution, pass == 1, refinement.plan);
+    if (refinement.plan.bins.empty()) return solution.centroids;
+    CMLC_RETURN_IF_ERROR(CountCells(source, refinement.plan, pool, refinement.tallies));
+    Replace(refinement.plan, refinement.tallies, cells, refinement.swap);
   }
-  return centroids;
 }
 
 // Whether the points are the values themselves, or bins that stand for many.
@@ -300,13 +428,16 @@ Result<FitResult> Fit(const ValueSource<T>& source, const FitRequest& request, T
   uint64_t not_finite = std::numeric_limits<uint64_t>::max();
 
   bool sorted = source.count() < (kIsHalf ? kCountHalvesFrom : kCountFloatsFrom);
+  if (!kIsHalf && request.mode == FitMode::kKMeans)
+    sorted = sorted || source.count() < kSortedPerEntry * request.entries;
   if (!sorted) {
     CMLC_ASSIGN_OR_RETURN(counts, CountAll<T>(source, pool, workspace));
     if (counts->not_finite() > 0) {
       CMLC_ASSIGN_OR_RETURN(not_finite, FindNotFinite<T>(source, pool));
     } else {
       counts->ToPoints(points);
-      const bool too_coarse = !kIsHalf && points.values.size() < kLeastBinsPerEntry * kMostDistinct &&
+      const bool too_coarse = !kIsHalf &&
+                              points.values.size() < kLeastBinsPerEntry * kMostDistinct &&
                               (request.mode == FitMode::kUnique ||
                                points.values.size() < kLeastBinsPerEntry * request.entries);
       sorted = too_coarse && source.count() <= kMostSorted;
@@ -322,15 +453,17 @@ Result<FitResult> Fit(const ValueSource<T>& source, const FitRequest& request, T
   const bool exact_points = kIsHalf || sorted;
 
   std::vector<double> values;
+  double error = 0;  // of exact k-means, before its entries are rounded
   switch (request.mode) {
     case FitMode::kKMeans:
       if (exact_points) {
-        values = workspace.kmeans
-                     .Solve(points.values, points.weights, static_cast<int>(request.entries))
-                     .centroids;
+        const Clustering& clustering = workspace.kmeans.Solve(points.values, points.weights,
+                                                              static_cast<int>(request.entries));
+        values = clustering.centroids;
+        error = clustering.sse;
       } else if constexpr (!kIsHalf) {
-        CMLC_ASSIGN_OR_RETURN(
-            values, RefineFloats(source, *counts, request.entries, pool, workspace));
+        CMLC_ASSIGN_OR_RETURN(values,
+                              RefineFloats(source, *counts, request.entries, pool, workspace));
       }
       break;
     case FitMode::kUniform:
@@ -343,8 +476,8 @@ Result<FitResult> Fit(const ValueSource<T>& source, const FitRequest& request, T
         if constexpr (!kIsHalf) {
           if (!exact_points && points.values.size() <= kMostDistinct) {
             std::vector<float> distinct;
-            for (size_t piece = 0;
-                 piece < source.pieces() && distinct.size() <= kMostDistinct; ++piece)
+            for (size_t piece = 0; piece < source.pieces() && distinct.size() <= kMostDistinct;
+                 ++piece)
               CMLC_RETURN_IF_ERROR(
                   source.Visit(piece, [&](uint64_t, std::span<const float> floats) {
                     for (float value : floats) {
@@ -374,6 +507,10 @@ Result<FitResult> Fit(const ValueSource<T>& source, const FitRequest& request, T
   if (kIsHalf) {
     result.signal = Signal(points);
     result.noise = LutError(points, result.entries);
+    if (request.mode == FitMode::kKMeans && result.noise > error * (1 + kRoundingMatters)) {
+      RefineOnGrid(points, kEntry, result.entries);
+      result.noise = LutError(points, result.entries);
+    }
   }
   return result;
 }

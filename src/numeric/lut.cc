@@ -1,7 +1,8 @@
-// With up to 16 entries the code of a value is the number of thresholds that it reaches: at most 15
-// compares, each for a whole vector of values, beat a table look-up per value by a factor of two to
-// four. With more entries a table wins where many values share it: all 65,536 patterns of fp16, or
-// the 19-bit bins of fp32 followed by a compare or two. For few values bisection does.
+// With up to 16 entries the code of a value is the number of thresholds that it passes: at most 15
+// compares (six, in two steps, where there are exactly 15), each for a whole vector of values, beat
+// a table look-up per value by a factor of two to four. With more entries a table wins where many
+// values share it: all 65,536 patterns of fp16, or the 19-bit bins of fp32 followed by a compare or
+// two. For few values bisection does.
 #include "numeric/lut.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -17,6 +18,14 @@
 #include "numeric/half.h"
 #include "numeric/histogram.h"
 
+#ifndef CMLC_NUMERIC_LUT_ONCE_
+#define CMLC_NUMERIC_LUT_ONCE_
+namespace cmlc::numeric {
+// Up to this many thresholds values are compared with them, a vector of values at a time.
+constexpr size_t kMostCompares = 15;
+}  // namespace cmlc::numeric
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace cmlc {
 namespace numeric {
@@ -30,12 +39,43 @@ void CountPassedHalves(const uint16_t* values, size_t count, const int16_t* thre
   const hn::Rebind<uint8_t, decltype(d)> d8;
   const size_t lanes = hn::Lanes(d);
   const auto magnitude = hn::Set(d, 0x7fff);
-  const auto one_vector = [&](const uint16_t* from, uint8_t* to) {
+  // Adds 1 where the key is above the threshold.
+  const auto count_up = [&](auto passed, auto key, auto threshold) HWY_ATTR {
+    return hn::Sub(passed, hn::VecFromMask(d, hn::Gt(key, threshold)));
+  };
+  // For 15 thresholds: which quarter of them a key is in takes three compares, and three more
+  // with the thresholds of that quarter, picked by a shuffle of bytes, find its place in there.
+  const bool in_quarters = threshold_count == kMostCompares;
+  [[maybe_unused]] const hn::Repartition<uint8_t, decltype(d)> d8x2;
+  [[maybe_unused]] HWY_ALIGN int16_t quarter_tables[3][hn::MaxLanes(d)];
+  const size_t block_lanes = std::min<size_t>(8, lanes);
+  if (in_quarters)
+    for (size_t j = 0; j < 3; ++j)
+      for (size_t i = 0; i < lanes; ++i)
+        quarter_tables[j][i] = thresholds[4 * (i % block_lanes % 4) + j];
+  const auto one_vector = [&](const uint16_t* from, uint8_t* to) HWY_ATTR {
     const auto bits = hn::LoadU(d, reinterpret_cast<const int16_t*>(from));
     const auto key = hn::Xor(bits, hn::And(hn::ShiftRight<15>(bits), magnitude));
     auto passed = hn::Zero(d);
+#if HWY_TARGET != HWY_SCALAR
+    if (in_quarters) {
+      auto quarter = count_up(passed, key, hn::Set(d, thresholds[3]));
+      quarter = count_up(quarter, key, hn::Set(d, thresholds[7]));
+      quarter = count_up(quarter, key, hn::Set(d, thresholds[11]));
+      // Bytes 2q and 2q + 1 of a table are its q-th entry.
+      const auto bytes = hn::Add(hn::Mul(quarter, hn::Set(d, 0x0202)), hn::Set(d, 0x0100));
+      passed = hn::ShiftLeft<2>(quarter);
+      for (size_t j = 0; j < 3; ++j) {
+        const auto table = hn::BitCast(d8x2, hn::Load(d, quarter_tables[j]));
+        const auto threshold = hn::TableLookupBytes(table, hn::BitCast(d8x2, bytes));
+        passed = count_up(passed, key, hn::BitCast(d, threshold));
+      }
+      hn::StoreU(hn::DemoteTo(d8, passed), d8, to);
+      return;
+    }
+#endif
     for (size_t t = 0; t < threshold_count; ++t)
-      passed = hn::Sub(passed, hn::VecFromMask(d, hn::Gt(key, hn::Set(d, thresholds[t]))));
+      passed = count_up(passed, key, hn::Set(d, thresholds[t]));
     hn::StoreU(hn::DemoteTo(d8, passed), d8, to);
   };
   size_t i = 0;
@@ -55,13 +95,34 @@ void CountPassedFloats(const float* values, size_t count, const float* threshold
   const hn::RebindToSigned<decltype(d)> di;
   const hn::Rebind<uint8_t, decltype(d)> d8;
   const size_t lanes = hn::Lanes(d);
-  const auto one_vector = [&](const float* from, uint8_t* to) {
+  const auto count_up = [&](auto passed, auto value, auto threshold) HWY_ATTR {
+    return hn::Sub(passed, hn::BitCast(di, hn::VecFromMask(d, hn::Gt(value, threshold))));
+  };
+  // In quarters, as for fp16, where a vector has the four entries of a table.
+  const bool in_quarters = threshold_count == kMostCompares && lanes >= 4;
+  [[maybe_unused]] HWY_ALIGN float quarter_tables[3][hn::MaxLanes(d)];
+  if (in_quarters)
+    for (size_t j = 0; j < 3; ++j)
+      for (size_t i = 0; i < lanes; ++i) quarter_tables[j][i] = thresholds[4 * (i % 4) + j];
+  const auto one_vector = [&](const float* from, uint8_t* to) HWY_ATTR {
     const auto value = hn::LoadU(d, from);
     auto passed = hn::Zero(di);
-    for (size_t t = 0; t < threshold_count; ++t) {
-      const auto mask = hn::Gt(value, hn::Set(d, thresholds[t]));
-      passed = hn::Sub(passed, hn::BitCast(di, hn::VecFromMask(d, mask)));
+#if HWY_TARGET != HWY_SCALAR
+    if (in_quarters) {
+      auto quarter = count_up(passed, value, hn::Set(d, thresholds[3]));
+      quarter = count_up(quarter, value, hn::Set(d, thresholds[7]));
+      quarter = count_up(quarter, value, hn::Set(d, thresholds[11]));
+      const auto indices = hn::IndicesFromVec(d, quarter);
+      passed = hn::ShiftLeft<2>(quarter);
+      for (size_t j = 0; j < 3; ++j)
+        passed = count_up(passed, value,
+                          hn::TableLookupLanes(hn::Load(d, quarter_tables[j]), indices));
+      hn::StoreU(hn::DemoteTo(d8, passed), d8, to);
+      return;
     }
+#endif
+    for (size_t t = 0; t < threshold_count; ++t)
+      passed = count_up(passed, value, hn::Set(d, thresholds[t]));
     hn::StoreU(hn::DemoteTo(d8, passed), d8, to);
   };
   size_t i = 0;
@@ -78,14 +139,22 @@ void CountPassedFloats(const float* values, size_t count, const float* threshold
 // Sums of squares are kept in fp32 for a block of this many values, then added in double.
 constexpr size_t kSumBlock = 256;
 
+// A block whose sum leaves the range of fp32 is added again in double.
 double SquaredErrorOf(const float* values, const uint8_t* codes, const float* lut, size_t count) {
   const hn::ScalableTag<float> d;
   const hn::RebindToSigned<decltype(d)> di;
   const hn::Rebind<uint8_t, decltype(d)> d8;
   const size_t lanes = hn::Lanes(d);
   double total = 0;
+  const auto add_scalars = [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i) {
+      const double error = static_cast<double>(values[i]) - static_cast<double>(lut[codes[i]]);
+      total += error * error;
+    }
+  };
   size_t i = 0;
   while (i + lanes <= count) {
+    const size_t begin = i;
     const size_t end = std::min(count, i + kSumBlock);
     auto sum = hn::Zero(d);
     for (; i + lanes <= end; i += lanes) {
@@ -93,12 +162,13 @@ double SquaredErrorOf(const float* values, const uint8_t* codes, const float* lu
       const auto error = hn::Sub(hn::LoadU(d, values + i), hn::GatherIndex(d, lut, index));
       sum = hn::MulAdd(error, error, sum);
     }
-    total += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));
+    const float block = hn::GetLane(hn::SumOfLanes(d, sum));
+    if (std::isfinite(block))
+      total += static_cast<double>(block);
+    else
+      add_scalars(begin, i);
   }
-  for (; i < count; ++i) {
-    const double error = static_cast<double>(values[i]) - static_cast<double>(lut[codes[i]]);
-    total += error * error;
-  }
+  add_scalars(i, count);
   return total;
 }
 
@@ -106,17 +176,26 @@ double SumOfSquaresOf(const float* values, size_t count) {
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
   double total = 0;
+  const auto add_scalars = [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i)
+      total += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+  };
   size_t i = 0;
   while (i + lanes <= count) {
+    const size_t begin = i;
     const size_t end = std::min(count, i + kSumBlock);
     auto sum = hn::Zero(d);
     for (; i + lanes <= end; i += lanes) {
       const auto value = hn::LoadU(d, values + i);
       sum = hn::MulAdd(value, value, sum);
     }
-    total += static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)));
+    const float block = hn::GetLane(hn::SumOfLanes(d, sum));
+    if (std::isfinite(block))
+      total += static_cast<double>(block);
+    else
+      add_scalars(begin, i);
   }
-  for (; i < count; ++i) total += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+  add_scalars(i, count);
   return total;
 }
 
@@ -158,8 +237,6 @@ HWY_EXPORT(AnyNotFinite32);
 
 namespace {
 
-// Up to this many thresholds every value is compared with all of them.
-constexpr size_t kMostCompares = 15;
 // From how many values on it pays to fill a table (64 KiB for fp16, 512 KiB for fp32).
 constexpr uint64_t kHalfTablePays = 8192;
 constexpr uint64_t kFloatTablePays = 65536;
@@ -254,11 +331,14 @@ void HalfAssigner::Assign(std::span<const uint16_t> values, uint8_t* codes) cons
 FloatAssigner::FloatAssigner(std::span<const float> lut, uint64_t expected) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (size_t i = 0; i + 1 < lut.size(); ++i) {
-    // The largest float that is not above the middle. The sum of two floats is exact in double
-    // unless one is some 2^29 times the other; then the middle is off by a rounding of a double.
-    const double middle = (static_cast<double>(lut[i]) + static_cast<double>(lut[i + 1])) / 2;
-    auto last = static_cast<float>(middle);
-    if (static_cast<double>(last) > middle) last = std::nextafter(last, -kInfinity);
+    // The largest float that is not above the middle. The sum of two floats is not always exact in
+    // double, but what it lacks is, and says on which side of the sum the middle lies.
+    const auto low = static_cast<double>(lut[i]), high = static_cast<double>(lut[i + 1]);
+    const double sum = low + high;
+    const double lacks = (low - (sum - (sum - low))) + (high - (sum - low));
+    auto last = static_cast<float>(sum / 2);
+    const double above = static_cast<double>(last) - sum / 2;
+    if (above > 0 || (above == 0 && lacks < 0)) last = std::nextafter(last, -kInfinity);
     last_values_.push_back(lut[i] == lut[i + 1] ? kInfinity : last);
   }
   SkipRuns(last_values_);

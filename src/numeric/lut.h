@@ -27,7 +27,7 @@ class HalfAssigner {
   std::vector<uint8_t> table_;  // by bit pattern; empty: compare or search
 };
 
-// The same for fp32. Distances are taken in double, so ties are exact.
+// The same for fp32. Distances are compared exactly.
 class FloatAssigner {
  public:
   FloatAssigner(std::span<const float> lut, uint64_t expected);

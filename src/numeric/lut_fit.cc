@@ -93,6 +93,120 @@ double Signal(const Points& points) {
   return total;
 }
 
+namespace {
+
+// Prefix sums of points around their own middle, and the best storable entry of a run of them.
+class Runs {
+ public:
+  Runs(const Points& points, EntryType type) : type_(type) {
+    origin_ = points.values[points.values.size() / 2];
+    sums_.push_back({});
+    for (size_t i = 0; i < points.values.size(); ++i) {
+      const double x = points.values[i] - origin_;
+      const double w = points.weights[i];
+      const Sums& last = sums_.back();
+      sums_.push_back({last.weight + w, last.first + w * x, last.second + w * x * x});
+    }
+  }
+  float Entry(size_t begin, size_t end) const {
+    return RoundEntry(origin_ + (sums_[end].first - sums_[begin].first) /
+                                    (sums_[end].weight - sums_[begin].weight),
+                      type_);
+  }
+  double Cost(size_t begin, size_t end) const {
+    const double entry = static_cast<double>(Entry(begin, end)) - origin_;
+    const double weight = sums_[end].weight - sums_[begin].weight;
+    const double first = sums_[end].first - sums_[begin].first;
+    return (sums_[end].second - sums_[begin].second) - 2 * entry * first + entry * entry * weight;
+  }
+
+ private:
+  struct Sums {
+    double weight = 0, first = 0, second = 0;
+  };
+  EntryType type_;
+  double origin_ = 0;
+  std::vector<Sums> sums_;
+};
+
+// Dynamic programming over all runs. Costs with rounded entries have no quadrangle inequality, so
+// there is no shortcut; the number of points is small.
+std::vector<float> BestOnGrid(const Runs& runs, size_t points, size_t clusters) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  std::vector<double> cost(points * (points + 1));
+  for (size_t begin = 0; begin < points; ++begin)
+    for (size_t end = begin + 1; end <= points; ++end)
+      cost[begin * (points + 1) + end] = runs.Cost(begin, end);
+  std::vector<double> best(points + 1, kInfinity), next(points + 1);
+  std::vector<std::vector<uint16_t>> from(clusters, std::vector<uint16_t>(points + 1, 0));
+  best[0] = 0;
+  for (size_t c = 0; c < clusters; ++c) {
+    std::fill(next.begin(), next.end(), kInfinity);
+    for (size_t begin = 0; begin < points; ++begin) {
+      if (best[begin] == kInfinity) continue;
+      for (size_t end = begin + 1; end <= points; ++end) {
+        const double total = best[begin] + cost[begin * (points + 1) + end];
+        if (total >= next[end]) continue;
+        next[end] = total;
+        from[c][end] = static_cast<uint16_t>(begin);
+      }
+    }
+    best.swap(next);
+  }
+  std::vector<float> entries(clusters);
+  size_t end = points;
+  for (size_t c = clusters; c-- > 0;) {
+    const size_t begin = from[c][end];
+    entries[c] = runs.Entry(begin, end);
+    end = begin;
+  }
+  return entries;
+}
+
+// The entries of the clusters that the nearest of `entries` make.
+std::vector<float> Reclustered(const Points& points, const Runs& runs,
+                               const std::vector<float>& entries) {
+  std::vector<float> moved;
+  size_t begin = 0;
+  for (size_t e = 0; e < entries.size() && begin < points.values.size(); ++e) {
+    size_t end = points.values.size();
+    if (e + 1 < entries.size()) {
+      const double middle =
+          (static_cast<double>(entries[e]) + static_cast<double>(entries[e + 1])) / 2;
+      end = static_cast<size_t>(
+          std::upper_bound(points.values.begin() + static_cast<std::ptrdiff_t>(begin),
+                           points.values.end(), middle) -
+          points.values.begin());
+    }
+    if (end > begin) moved.push_back(runs.Entry(begin, end));
+    begin = end;
+  }
+  return moved;
+}
+
+}  // namespace
+
+void RefineOnGrid(const Points& points, EntryType type, std::vector<float>& entries) {
+  constexpr int kMostTurns = 16;
+  const size_t count = points.values.size();
+  if (entries.size() >= count) return;
+  const Runs runs(points, type);
+  double error = LutError(points, entries);
+  const auto consider = [&](std::vector<float> candidate) {
+    const double candidate_error = LutError(points, candidate);
+    if (!(candidate_error < error)) return false;
+    error = candidate_error;
+    entries = std::move(candidate);
+    return true;
+  };
+  if (entries.size() * count * count <= kMostGridWork) {
+    consider(BestOnGrid(runs, count, entries.size()));
+    return;
+  }
+  for (int turn = 0; turn < kMostTurns; ++turn)
+    if (!consider(Reclustered(points, runs, entries))) break;
+}
+
 void FitUniform(const Points& points, EntryType type, std::span<float> lut) {
   const double least = points.values.front();
   const double greatest = points.values.back();

@@ -54,8 +54,8 @@ HalfCounts::HalfCounts() : counts_(kHalfPatterns, 0), high_(kHalfPatterns, 0) {}
 
 void HalfCounts::Add(std::span<const uint16_t> values) {
   while (!values.empty()) {
-    const auto step = static_cast<size_t>(
-        std::min<uint64_t>(values.size(), kFlushHalvesAfter - pending_));
+    const auto step =
+        static_cast<size_t>(std::min<uint64_t>(values.size(), kFlushHalvesAfter - pending_));
     CountHalves(values.first(step), counts_.data());
     pending_ += step;
     values = values.subspan(step);
@@ -154,12 +154,15 @@ void FloatCounts::Clear() {
   flushed_ = false;
 }
 
+double FloatCounts::mean_position(uint32_t bin) const {
+  const uint64_t sum = positions_[bin] + (packed_[bin] & ((uint64_t{1} << kPositionBits) - 1));
+  return static_cast<double>(sum) / static_cast<double>(count(bin));
+}
+
 double FloatCounts::mean(uint32_t bin) const {
   const auto start = static_cast<double>(FloatBinStart(bin));
   const double next = static_cast<double>(FloatOfKey((bin << kFloatBinShift) + 1));
-  const uint64_t position =
-      positions_[bin] + (packed_[bin] & ((uint64_t{1} << kPositionBits) - 1));
-  return start + (next - start) * (static_cast<double>(position) / static_cast<double>(count(bin)));
+  return start + (next - start) * mean_position(bin);
 }
 
 uint64_t FloatCounts::not_finite() const {

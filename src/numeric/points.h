@@ -55,6 +55,8 @@ class FloatCounts {
   void Merge(const FloatCounts& other);
   void Clear();
   uint64_t count(uint32_t bin) const { return counts_[bin] + (packed_[bin] >> kPositionBits); }
+  // Mean of the low 13 bits of the keys.
+  double mean_position(uint32_t bin) const;
   double mean(uint32_t bin) const;
   uint64_t not_finite() const;
   // One point a bin, at the mean of its values.

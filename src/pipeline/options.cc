@@ -47,9 +47,7 @@ class Setter final : public OptionVisitor {
     if (info.name != name_) return;
     found_ = true;
     if (std::find(allowed.begin(), allowed.end(), value_) == allowed.end()) {
-      const std::string near = Nearest(value_, {allowed.begin(), allowed.end()});
-      return Refuse(fmt::format("expected one of {}{}", fmt::join(allowed, ", "),
-                                near.empty() ? "" : fmt::format("; did you mean '{}'?", near)));
+      return Refuse(fmt::format("expected one of {}", fmt::join(allowed, ", ")));
     }
     value = value_;
   }
@@ -138,29 +136,32 @@ Status SetOptions(Pass& pass, std::string_view pass_name, const OptionValues& va
     if (!setter.found()) {
       std::vector<std::string> names;
       for (const OptionDescription& option : DescribeOptions(pass)) names.push_back(option.name);
-      const std::string near = Nearest(name, names);
+      const std::string near = DidYouMean(name, names);
       return Error{ErrorKind::kUsage,
                    fmt::format("{}: unknown option '{}', {}", pass_name, name,
                                near.empty() ? fmt::format("expected one of {}",
                                                           fmt::join(names, ", "))
-                                            : fmt::format("did you mean '{}'?", near))};
+                                            : near)};
     }
     CMLC_RETURN_IF_ERROR(setter.status());
   }
   return Ok();
 }
 
-std::string Nearest(std::string_view name, const std::vector<std::string>& names) {
-  std::string best;
-  size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
-  for (const std::string& candidate : names) {
-    const size_t distance = EditDistance(name, candidate);
-    if (distance < best_distance) {
-      best_distance = distance;
-      best = candidate;
-    }
-  }
-  return best;
+std::string DidYouMean(std::string_view name, const std::vector<std::string>& names) {
+  constexpr size_t kMostNames = 3;
+  const size_t most_edits = std::max<size_t>(2, name.size() / 3);
+  std::vector<std::pair<size_t, std::string>> near;
+  for (const std::string& candidate : names)
+    if (const size_t edits = EditDistance(name, candidate); edits <= most_edits)
+      near.emplace_back(edits, fmt::format("'{}'", candidate));
+  if (near.empty()) return {};
+  std::sort(near.begin(), near.end());
+  // Only names about as near as the nearest: the others would be guesses.
+  std::vector<std::string> shown;
+  for (const auto& [edits, quoted] : near)
+    if (shown.size() < kMostNames && edits <= near.front().first + 1) shown.push_back(quoted);
+  return fmt::format("did you mean {}?", fmt::join(shown, " or "));
 }
 
 }  // namespace cmlc

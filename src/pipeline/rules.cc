@@ -39,8 +39,11 @@ std::string TextOf(const Rule& rule) {
 
 void CollectNames(const Block& block, std::set<std::string>& types, std::set<std::string>& names) {
   for (const Operation& op : block.operations) {
-    if (!IsConst(op) && !IsConstexpr(op)) types.insert(op.type);
-    names.insert(NameOf(op));
+    // A weight goes by the name of its value, which is what rules are matched with.
+    if (!IsConst(op) && !IsConstexpr(op)) {
+      types.insert(op.type);
+      names.insert(NameOf(op));
+    }
     for (const NamedValueType& output : op.outputs) names.insert(output.name);
     for (const Block& inner : op.blocks) CollectNames(inner, types, names);
   }
@@ -188,10 +191,10 @@ Status RuleSet::CheckAllMatch(const Model& model) const {
           return MatchesPattern(entry.rule.pattern, name);
         }))
       continue;
-    const std::string near = Nearest(entry.rule.pattern, {all.begin(), all.end()});
+    const std::string near = DidYouMean(entry.rule.pattern, {all.begin(), all.end()});
     std::string hint;
     if (!near.empty())
-      hint = fmt::format("; did you mean '{}'?", near);
+      hint = "; " + near;
     else if (by_type)
       hint = fmt::format("; there are {}", fmt::join(all, ", "));
     else

@@ -23,7 +23,6 @@
 #include "ir/graph_index.h"
 #include "ir/opset.h"
 #include "ir/weights.h"
-#include "numeric/lut.h"
 #include "pipeline/rules.h"
 
 namespace cmlc {
@@ -35,8 +34,6 @@ constexpr int32_t kSpecIos18 = 9;
 // What the results of a batch may take in memory, about, and how many weights may be in it.
 constexpr uint64_t kBatchBytes = 24 << 20;
 constexpr size_t kBatchWeights = 512;
-// Values that are looked at at a time when searching for what is not finite.
-constexpr uint64_t kScanValues = uint64_t{4} << 20;
 
 // A weight in a block, and what is to become of it.
 struct Site {
@@ -58,11 +55,10 @@ struct Job {
 
 class Runner {
  public:
-  Runner(const PassInfo& info, const RuleSet& rules, const RunOptions& options,
-         Diagnostics& diagnostics, Package& package, ThreadPool& pool, RunReport& report)
+  Runner(const PassInfo& info, const RuleSet& rules, Diagnostics& diagnostics, Package& package,
+         ThreadPool& pool, RunReport& report)
       : info_(info),
         rules_(rules),
-        options_(options),
         diagnostics_(diagnostics),
         package_(package),
         pool_(pool),
@@ -88,20 +84,19 @@ class Runner {
   void Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
                 Survey& survey);
   Result<int32_t> VersionFor(const Part& part, Survey& survey, const OpsetInfo* target);
-  Result<bool> IsFinite(const Site& site);
+  Result<bool> WouldBeDone(Site& site, int32_t version);
   Status Raise(Part& part, int32_t version);
   Status RunPart(Part& part, const OpsetInfo* target);
   Status Transform(Survey& survey, int32_t version);
   void Compute(Job& job, int32_t version);
   Status Finish(Job& job, Survey& survey, int32_t version);
-  Result<Value> Store(NewTensor tensor, WeightsFile file, int32_t version, uint64_t& bytes);
+  Result<Value> Store(NewTensor tensor, WeightsFile file, int32_t version);
   void Apply(Survey& survey);
   TensorId TensorOf(const Value& value);
   uint64_t CountedOnce(const StoredForm& form);
 
   const PassInfo& info_;
   const RuleSet& rules_;
-  const RunOptions& options_;
   Diagnostics& diagnostics_;
   Package& package_;
   ThreadPool& pool_;
@@ -233,25 +228,19 @@ Runner::Survey Runner::SurveyOf(Part& part) {
   return survey;
 }
 
-Result<bool> Runner::IsFinite(const Site& site) {
+// Whether the pass would do this weight if the result had the given version: values decide too.
+Result<bool> Runner::WouldBeDone(Site& site, int32_t version) {
   const Operation& op = *site.found.definition->op;
-  CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<TensorReader> checked,
-                        MakeReader(op, 0, *site.index, package_.tensors()));
-  const TensorId id = TensorOf(op.attributes.at("val"));
-  const bool half = site.found.weight.dtype == DataType::kFloat16;
-  const uint64_t width = half ? 2 : 4;
-  for (uint64_t begin = 0; begin < site.found.weight.element_count; begin += kScanValues) {
-    const uint64_t count = std::min(kScanValues, site.found.weight.element_count - begin);
-    CMLC_ASSIGN_OR_RETURN(const TensorView view,
-                          package_.tensors().View(id, begin * width, count * width));
-    const auto* bytes = view.bytes().data();
-    const size_t n = static_cast<size_t>(count);
-    const size_t first =
-        half ? numeric::FirstNotFinite({reinterpret_cast<const uint16_t*>(bytes), n})
-             : numeric::FirstNotFinite({reinterpret_cast<const float*>(bytes), n});
-    if (first != n) return false;
-  }
-  return true;
+  Weight& weight = site.found.weight;
+  CMLC_ASSIGN_OR_RETURN(site.reader, MakeReader(op, site.found.definition->output, *site.index,
+                                                package_.tensors()));
+  weight.reader = site.reader.get();
+  if (!site.found.compressed) weight.tensor = TensorOf(op.attributes.at("val"));
+  CMLC_ASSIGN_OR_RETURN(const Outcome outcome,
+                        site.choice.pass->Replace(weight, {.tensors = package_.tensors(),
+                                                           .pool = pool_,
+                                                           .specification_version = version}));
+  return std::holds_alternative<Replacement>(outcome);
 }
 
 // The specification version that a program's result will have.
@@ -268,14 +257,13 @@ Result<int32_t> Runner::VersionFor(const Part& part, Survey& survey, const Opset
   int32_t needed = given;
   const Site* because = nullptr;
   std::string what;
-  for (const Site& site : survey.sites) {
+  for (Site& site : survey.sites) {
     const WeightPass::Need need = site.choice.pass->Needs(site.found.weight);
     if (need.specification_version <= needed) continue;
-    // A weight that will turn out to be skipped must not raise anything.
-    if (rules_.base().takes() == WeightPass::Takes::kPlain) {
-      CMLC_ASSIGN_OR_RETURN(const bool finite, IsFinite(site));
-      if (!finite) continue;
-    }
+    // A weight that will turn out to be skipped must not raise anything. This is asked for once or
+    // twice in a run: the first weight that can be done raises the target for all.
+    CMLC_ASSIGN_OR_RETURN(const bool done, WouldBeDone(site, need.specification_version));
+    if (!done) continue;
     needed = need.specification_version;
     because = &site;
     what = need.what;
@@ -334,7 +322,7 @@ void Runner::Compute(Job& job, int32_t version) {
 }
 
 // Puts a new tensor into the weights file, or into the model message if it is too small for that.
-Result<Value> Runner::Store(NewTensor tensor, WeightsFile file, int32_t version, uint64_t& bytes) {
+Result<Value> Runner::Store(NewTensor tensor, WeightsFile file, int32_t version) {
   const uint64_t count = *ElementCount(tensor.shape);
   const DataTypeInfo* type = FindDataType(tensor.dtype);
   const bool old_blob_type = IsWeightFloat(tensor.dtype) || tensor.dtype == DataType::kInt8 ||
@@ -348,9 +336,8 @@ Result<Value> Runner::Store(NewTensor tensor, WeightsFile file, int32_t version,
       CMLC_RETURN_IF_ERROR(source->fill(0, std::as_writable_bytes(std::span(small))));
       tensor.content = std::move(small);
     }
-    std::string& small = std::get<std::string>(tensor.content);
-    bytes += small.size();
-    return MakeImmediate(tensor.dtype, tensor.shape, std::move(small));
+    return MakeImmediate(tensor.dtype, tensor.shape,
+                         std::move(std::get<std::string>(tensor.content)));
   }
   TensorSource source;
   if (auto* given = std::get_if<TensorSource>(&tensor.content)) {
@@ -365,7 +352,6 @@ Result<Value> Runner::Store(NewTensor tensor, WeightsFile file, int32_t version,
               }};
   }
   CMLC_ASSIGN_OR_RETURN(const TensorId id, package_.tensors().Append(file, source, pool_));
-  if (counted_.insert(id).second) bytes += package_.tensors().info(id).size_bytes;
   return MakeBlobValue(tensor.dtype, tensor.shape, id);
 }
 
@@ -387,15 +373,16 @@ Status Runner::Finish(Job& job, Survey& survey, int32_t version) {
                                ? package_.DefaultWeightsFile()
                                : package_.tensors().info(*form.tensors.begin()).file;
   std::vector<Value> values;
-  uint64_t bytes = 0;
   for (NewTensor& tensor : replacement.tensors) {
-    CMLC_ASSIGN_OR_RETURN(Value value, Store(std::move(tensor), file, version, bytes));
+    CMLC_ASSIGN_OR_RETURN(Value value, Store(std::move(tensor), file, version));
     values.push_back(std::move(value));
   }
   const Quality quality = replacement.quality();
   for (size_t i = 0; i < job.sites.size(); ++i) {
     Site& site = *job.sites[i];
     site.operations = replacement.build(*site.found.definition->op, values);
+    uint64_t bytes = 0;
+    for (const Operation& op : site.operations) bytes += CountedOnce(FormOf(op, *site.index));
     WeightReport& report = survey.reports[site.report];
     report.fate = WeightReport::Fate::kDone;
     report.form = replacement.form;
@@ -620,7 +607,7 @@ Result<RunReport> Run(const PassSpec& spec, const RunOptions& options, Diagnosti
       const std::unique_ptr<PackageWriter> writer,
       PackageWriter::Start(*package, options.output, {.in_place = options.in_place}));
   ThreadPool pool(options.threads);
-  Runner runner(*info, rules, options, diagnostics, *package, pool, report);
+  Runner runner(*info, rules, diagnostics, *package, pool, report);
   CMLC_RETURN_IF_ERROR(runner.Run(target));
   if (options.strict) CMLC_RETURN_IF_ERROR(CheckStrict(report));
   RaiseOuter(package->model(), versions);

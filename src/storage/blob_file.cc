@@ -151,7 +151,9 @@ Result<BlobWriter::Written> BlobWriter::Append(const TensorSource& source, Threa
   const Hash128 hash = HashBytes(std::as_bytes(std::span(hashes)));
   for (auto [it, last] = by_hash_.equal_range(hash.low); it != last; ++it) {
     const Blob& other = blobs_[it->second];
-    if (other.hash != hash || other.dtype != source.dtype || other.size_bytes != size_bytes)
+    // Sub-byte types: as many bytes may hold more or fewer elements.
+    if (other.hash != hash || other.dtype != source.dtype || other.size_bytes != size_bytes ||
+        other.element_count != source.element_count)
       continue;
     CMLC_ASSIGN_OR_RETURN(const bool same,
                           SameBytes(other.offset + sizeof(RawRecord), payload, size_bytes));
@@ -161,7 +163,7 @@ Result<BlobWriter::Written> BlobWriter::Append(const TensorSource& source, Threa
     return Written{other.offset, false};
   }
   by_hash_.emplace(hash.low, blobs_.size());
-  blobs_.push_back({source.dtype, size_bytes, offset, hash});
+  blobs_.push_back({source.dtype, source.element_count, size_bytes, offset, hash});
   end_ = payload + size_bytes;
   return Written{offset, true};
 }
@@ -191,6 +193,7 @@ Hash128 BlobWriter::hash() const {
   for (const Blob& blob : blobs_) {
     parts.push_back(static_cast<uint64_t>(blob.dtype));
     parts.push_back(blob.offset);
+    parts.push_back(blob.element_count);
     parts.push_back(blob.size_bytes);
     parts.push_back(blob.hash.low);
     parts.push_back(blob.hash.high);

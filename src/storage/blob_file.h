@@ -64,7 +64,7 @@ struct Hash128 {
 Hash128 HashBytes(std::span<const std::byte> bytes);
 std::string ToHex(const Hash128& hash);
 
-// Writes a new weights file, blob after blob. Blobs of equal type and bytes are stored once.
+// Writes a new weights file, blob after blob. Blobs of equal type, length and bytes are stored once.
 class BlobWriter {
  public:
   static Result<BlobWriter> Create(const std::filesystem::path& path);
@@ -89,6 +89,7 @@ class BlobWriter {
  private:
   struct Blob {
     DataType dtype;
+    uint64_t element_count;
     uint64_t size_bytes;
     uint64_t offset;
     Hash128 hash;
