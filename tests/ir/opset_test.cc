@@ -138,7 +138,7 @@ class Opset : public Test {
       block.outputs = {block.operations.back().outputs[0].name};
     notes_.clear();
     const Status status = RaiseProgram(program_, tensors_, from, to, notes_);
-    error_ = status.ok() ? Error{.kind = ErrorKind::kInternal, .message = ""} : status.error();
+    error_ = status.ok() ? Error{ErrorKind::kInternal, ""} : status.error();
     if (!status.ok()) return {"error: " + error_.message};
     EXPECT_EQ(Main().opset, FindOpset(to)->opset);
     ExpectWellFormed(*ActiveBlock(Main()));
