@@ -13,10 +13,10 @@ namespace cmlc {
 
 // How far a long piece of work has come.
 struct Progress {
-  std::string_view stage;     // "palettize", "read", ...
+  std::string_view stage;  // "palettize", "read", ...
   int64_t weights_done = 0;
   int64_t weights_total = 0;
-  uint64_t bytes_done = 0;    // of `bytes_total`, the bytes of the weights before the pass
+  uint64_t bytes_done = 0;  // of `bytes_total`, the bytes of the weights before the pass
   uint64_t bytes_total = 0;
 };
 

@@ -19,7 +19,7 @@ struct WeightInfo {
   std::string dtype;  // of its values
   std::vector<int64_t> shape;
   uint64_t element_count = 0;
-  std::string form;   // how it is stored
+  std::string form;  // how it is stored
   bool compressed = false;
   bool shared = false;  // its bytes are counted with an earlier weight
   uint64_t bytes = 0;
@@ -35,8 +35,8 @@ struct ProgramInfo {
   std::string label;  // "" or the member's place in a pipeline, "0"
   std::string kind;
   int32_t specification_version = 0;
-  std::map<std::string, std::string> opsets;         // by function
-  std::map<std::string, uint64_t> op_counts;         // by type
+  std::map<std::string, std::string> opsets;  // by function
+  std::map<std::string, uint64_t> op_counts;  // by type
 };
 
 struct PackageInfo {

@@ -55,8 +55,8 @@ class Pass;
 Status SetOptions(Pass& pass, std::string_view pass_name, const OptionValues& values);
 std::vector<OptionDescription> DescribeOptions(Pass& pass);
 
-// What to say behind a misspelled name: "did you mean 'nbits'?", with up to three of the `names` that
-// are nearest to it; empty if none is near.
+// What to say behind a misspelled name: "did you mean 'nbits'?", with up to three of the `names`
+// that are nearest to it; empty if none is near.
 std::string DidYouMean(std::string_view name, const std::vector<std::string>& names);
 
 }  // namespace cmlc

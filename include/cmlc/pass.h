@@ -93,7 +93,8 @@ struct Replacement {
   std::vector<NewTensor> tensors;
   // Makes the operations that replace `op`, given a value for every tensor, in order. The last one
   // has the outputs of `op`; the others need names of their own.
-  std::function<std::vector<Operation>(const Operation& op, const std::vector<Value>& values)> build;
+  std::function<std::vector<Operation>(const Operation& op, const std::vector<Value>& values)>
+      build;
   // Known when all chunks of all tensors have been made.
   std::function<Quality()> quality;
   std::string form;  // "4-bit LUT", ...

@@ -43,8 +43,8 @@ struct RunOptions {
   std::filesystem::path input;
   std::filesystem::path output;
   bool in_place = false;
-  int threads = 0;     // 0: one for each processor
-  std::string target;  // "iOS18", ...; empty: the lowest that can hold the result
+  int threads = 0;      // 0: one for each processor
+  std::string target;   // "iOS18", ...; empty: the lowest that can hold the result
   bool strict = false;  // a weight that a rule asks for by name and that is skipped is an error
 };
 
@@ -58,11 +58,11 @@ struct WeightReport {
   std::string dtype;
   std::vector<int64_t> shape;
   uint64_t element_count = 0;
-  std::string form;      // how it is stored now
-  std::string category;  // why it was left, in words that weights share
-  std::string reason;    // the same with figures
+  std::string form;        // how it is stored now
+  std::string category;    // why it was left, in words that weights share
+  std::string reason;      // the same with figures
   bool asked_for = false;  // a rule asks for it by name
-  bool shared = false;   // its bytes are counted with an earlier weight that it shares them with
+  bool shared = false;     // its bytes are counted with an earlier weight that it shares them with
   uint64_t bytes_before = 0;
   uint64_t bytes_after = 0;
   Quality quality;  // of kDone

@@ -78,10 +78,9 @@ inline Status Ok() { return Status(); }
 #define CMLC_CONCAT(a, b) CMLC_CONCAT_INNER(a, b)
 
 // Hands an error up to the caller.
-#define CMLC_RETURN_IF_ERROR(expression)                  \
-  do {                                                    \
-    if (auto cmlc_status = (expression); !cmlc_status.ok()) \
-      return cmlc_status.error();                         \
+#define CMLC_RETURN_IF_ERROR(expression)                                                \
+  do {                                                                                  \
+    if (auto cmlc_status = (expression); !cmlc_status.ok()) return cmlc_status.error(); \
   } while (false)
 
 // `CMLC_ASSIGN_OR_RETURN(auto x, F())`: x gets the value of F(), or its error is handed up.

@@ -32,9 +32,9 @@ struct TensorInfo {
   DataType dtype = DataType::kUnused;
   uint64_t element_count = 0;
   uint64_t size_bytes = 0;
-  WeightsFile file{};     // that it is in, or would go to
-  bool missing = false;   // the weights file is not there (see ReadOptions)
-  uint64_t offset = 0;    // of its record in the input's file
+  WeightsFile file{};    // that it is in, or would go to
+  bool missing = false;  // the weights file is not there (see ReadOptions)
+  uint64_t offset = 0;   // of its record in the input's file
 };
 
 // A readable range of a tensor's bytes. Valid while it lives.

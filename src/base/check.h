@@ -6,12 +6,12 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define CMLC_CHECK(condition)                                                                  \
-  do {                                                                                         \
-    if (!(condition)) {                                                                        \
+#define CMLC_CHECK(condition)                                                                    \
+  do {                                                                                           \
+    if (!(condition)) {                                                                          \
       std::fprintf(stderr, "cmlc: internal error: %s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      std::abort();                                                                            \
-    }                                                                                          \
+      std::abort();                                                                              \
+    }                                                                                            \
   } while (false)
 
 #endif  // CMLC_BASE_CHECK_H_

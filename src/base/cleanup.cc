@@ -21,8 +21,8 @@ std::array<std::atomic<char*>, kMostPaths> paths;
 std::atomic<size_t> path_count{0};
 std::mutex mutex;
 
-constexpr std::array kSignals = {SIGINT,  SIGTERM, SIGHUP,  SIGQUIT, SIGPIPE, SIGBUS,
-                                 SIGSEGV, SIGABRT, SIGFPE,  SIGILL,  SIGXCPU, SIGXFSZ};
+constexpr std::array kSignals = {SIGINT,  SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGBUS,
+                                 SIGSEGV, SIGABRT, SIGFPE, SIGILL,  SIGXCPU, SIGXFSZ};
 
 void Say(const char* text) {
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text, std::strlen(text));

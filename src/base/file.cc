@@ -63,7 +63,8 @@ Result<File> File::OpenForReading(const std::filesystem::path& path) {
   file.path_ = path;
   // O_NONBLOCK: opening a named pipe must fail below, not wait for a writer.
   file.descriptor_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (file.descriptor_ < 0) return BadInput(path, fmt::format("cannot open: {}", LastSystemError()));
+  if (file.descriptor_ < 0)
+    return BadInput(path, fmt::format("cannot open: {}", LastSystemError()));
   struct stat info {};
   if (fstat(file.descriptor_, &info) != 0) return BadInput(path, LastSystemError());
   if (!S_ISREG(info.st_mode)) return BadInput(path, "is not a regular file");
@@ -132,8 +133,8 @@ Status File::Sync() {
 Result<std::string> ReadWholeFile(const std::filesystem::path& path, uint64_t limit) {
   CMLC_ASSIGN_OR_RETURN(const File file, File::OpenForReading(path));
   if (file.size() > limit)
-    return BadInput(path, fmt::format("has {} bytes, at most {} are possible here", file.size(),
-                                      limit));
+    return BadInput(path,
+                    fmt::format("has {} bytes, at most {} are possible here", file.size(), limit));
   CMLC_ASSIGN_OR_RETURN(const FileWindow window, file.Map(0, file.size()));
   return std::string(reinterpret_cast<const char*>(window.bytes().data()), window.bytes().size());
 }

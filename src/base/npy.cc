@@ -103,8 +103,8 @@ Result<NpyArray> ReadNpy(const std::filesystem::path& path) {
   const char* data = file.data() + start + length;
   const uint64_t available = file.size() - start - length;
   const auto fits = [&](uint64_t width) { return *count <= available / width; };
-  const std::string cut = fmt::format("is cut short: {} values do not fit in {} bytes", *count,
-                                      available);
+  const std::string cut =
+      fmt::format("is cut short: {} values do not fit in {} bytes", *count, available);
   const auto read = [&]<typename T>(T) -> Status {
     if (!fits(sizeof(T))) return bad(cut);
     Append<T>(data, *count, array.values);
@@ -139,9 +139,10 @@ Result<NpyArray> ReadNpy(const std::filesystem::path& path) {
   } else if (code == "'|u1'") {
     status = read(uint8_t{});
   } else {
-    return bad(fmt::format("holds elements of type {}, expected little-endian fp16, fp32, fp64 or "
-                           "integers",
-                           *descr));
+    return bad(
+        fmt::format("holds elements of type {}, expected little-endian fp16, fp32, fp64 or "
+                    "integers",
+                    *descr));
   }
   if (!status.ok()) return status.error();
   return array;

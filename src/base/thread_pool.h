@@ -23,9 +23,9 @@ class ThreadPool {
 
   // Calls body(index, worker) for every index below `count`, in any order, on all threads, and
   // returns when all calls have. `worker` is below threads() and never shared by two calls at a
-  // time, so it can name a workspace. A loop started from inside a loop of more than one call runs on
-  // the calling thread alone, as worker `worker` of the outer one; inside a loop of one call it has
-  // all threads. One thread at a time may start loops, on one pool. `body` must not throw.
+  // time, so it can name a workspace. A loop started from inside a loop of more than one call runs
+  // on the calling thread alone, as worker `worker` of the outer one; inside a loop of one call it
+  // has all threads. One thread at a time may start loops, on one pool. `body` must not throw.
   void For(size_t count, const std::function<void(size_t index, int worker)>& body);
 
  private:

@@ -50,8 +50,8 @@ std::string UuidOf(std::string hex) {
 Result<fs::path> ResolveInside(const fs::path& root, const fs::path& relative, const fs::path& file,
                                const std::string& what) {
   const auto bad = [&](std::string_view why) {
-    return Error{ErrorKind::kBadInput, fmt::format("{}: {}: path '{}' {}", file.string(), what,
-                                                   relative.string(), why)};
+    return Error{ErrorKind::kBadInput,
+                 fmt::format("{}: {}: path '{}' {}", file.string(), what, relative.string(), why)};
   };
   if (relative.empty()) return bad("is empty, expected a path inside the package");
   if (relative.native().find('\0') != std::string::npos) return bad("holds a zero character");
@@ -67,8 +67,9 @@ Result<fs::path> ResolveInside(const fs::path& root, const fs::path& relative, c
   const auto [at, unused] =
       std::mismatch(real_root.begin(), real_root.end(), real.begin(), real.end());
   if (at != real_root.end())
-    return bad("leaves the package by a symbolic link; a copy with links followed (cp -RL) would "
-               "hold the file itself");
+    return bad(
+        "leaves the package by a symbolic link; a copy with links followed (cp -RL) would "
+        "hold the file itself");
   return joined;
 }
 
@@ -102,7 +103,8 @@ Result<Manifest> Manifest::Read(const fs::path& package, bool allow_missing_weig
   };
 
   const std::string* version = text_of(root, "fileFormatVersion");
-  if (version == nullptr) return bad("fileFormatVersion: missing or not a text, expected \"1.0.0\"");
+  if (version == nullptr)
+    return bad("fileFormatVersion: missing or not a text, expected \"1.0.0\"");
   if (!IsKnownVersion(*version))
     return bad(fmt::format("fileFormatVersion: '{}' is not known, expected '1.0.0'", *version));
   const auto items = root.find(kItems);
@@ -119,8 +121,7 @@ Result<Manifest> Manifest::Read(const fs::path& package, bool allow_missing_weig
       if (text_of(item, key) == nullptr)
         return bad(fmt::format("{}: '{}' is missing or not a text", what, key));
     const fs::path path = *text_of(item, "path");
-    CMLC_ASSIGN_OR_RETURN(const fs::path full,
-                          ResolveInside(package / "Data", path, file, what));
+    CMLC_ASSIGN_OR_RETURN(const fs::path full, ResolveInside(package / "Data", path, file, what));
     CMLC_RETURN_IF_ERROR(ResolveInside(package, fs::path("Data") / path, file, what));
     const bool is_weights =
         *text_of(item, "name") == "weights" && *text_of(item, "author") == kAuthor;
@@ -131,8 +132,8 @@ Result<Manifest> Manifest::Read(const fs::path& package, bool allow_missing_weig
     if (id == manifest.model_id_) manifest.model_path_ = fs::path("Data") / path;
     if (is_weights) {
       if (exists && !fs::is_directory(full, code))
-        return bad(fmt::format("{}: '{}' is not a folder, as weights must be", what,
-                               full.string()));
+        return bad(
+            fmt::format("{}: '{}' is not a folder, as weights must be", what, full.string()));
       manifest.weights_id_ = id;
       manifest.weights_path_ = fs::path("Data") / path;
     }
@@ -153,11 +154,12 @@ std::string Manifest::Text(const std::string& model_hash, const std::string& wei
     weights = items[weights_id_];
     items.erase(weights_id_);
   } else if (!weights_hash.empty()) {
-    weights = {{"author", kAuthor},
-               {"description", "CoreML Model Weights"},
-               {"name", "weights"},
-               {"path", (model_path_.lexically_relative("Data").parent_path() / "weights")
-                            .generic_string()}};
+    weights = {
+        {"author", kAuthor},
+        {"description", "CoreML Model Weights"},
+        {"name", "weights"},
+        {"path",
+         (model_path_.lexically_relative("Data").parent_path() / "weights").generic_string()}};
   }
   items[new_id] = std::move(model);
   root[kRoot] = new_id;

@@ -62,7 +62,7 @@ struct Package::Impl {
   fs::path path;
   Model model;
   TensorStore tensors;
-  std::optional<format::Manifest> manifest;  // none: an .mlmodel file
+  std::optional<format::Manifest> manifest;          // none: an .mlmodel file
   std::map<std::string, WeightsFile> weights_files;  // by the name that values use
   std::set<WeightsFile> missing_files;
   uint64_t size_bytes = 0;
@@ -96,12 +96,12 @@ Result<WeightsFile> Package::Impl::FindWeightsFile(const std::string& name,
   if (!manifest) return BadInput(path, "an ML Program with weights needs its .mlpackage folder");
   const fs::path model_file = path / manifest->model_path();
   if (!std::string_view(name).starts_with(kModelPath))
-    return BadInput(model_file, fmt::format("weights file name '{}' does not start with '{}'",
-                                            name, kModelPath));
+    return BadInput(model_file, fmt::format("weights file name '{}' does not start with '{}'", name,
+                                            kModelPath));
   const fs::path below(name.substr(kModelPath.size()));
   fs::path relative = manifest->model_path().parent_path() / below;
-  CMLC_ASSIGN_OR_RETURN(fs::path full, format::ResolveInside(path, relative, model_file,
-                                                             "weights file"));
+  CMLC_ASSIGN_OR_RETURN(fs::path full,
+                        format::ResolveInside(path, relative, model_file, "weights file"));
   std::error_code code;
   if (!fs::exists(full, code) && !manifest->weights_path().empty()) {
     // Apple's own reader goes by the last part of the name, inside the folder of weights.
@@ -181,8 +181,8 @@ Result<std::unique_ptr<Package>> Package::Open(const fs::path& path, const ReadO
     if (missing) return impl.tensors.AddMissing(file, offset);
     return impl.tensors.AddBlob(file, offset);
   };
-  CMLC_ASSIGN_OR_RETURN(impl.model, format::ParseModel(bytes, model_file.string(), impl.tensors,
-                                                       resolve));
+  CMLC_ASSIGN_OR_RETURN(impl.model,
+                        format::ParseModel(bytes, model_file.string(), impl.tensors, resolve));
   return package;
 }
 
@@ -248,7 +248,7 @@ struct PackageWriter::Impl {
   Package* package = nullptr;
   fs::path destination;
   fs::path staging;
-  bool exists = false;     // something to replace is at the destination
+  bool exists = false;  // something to replace is at the destination
   bool committed = false;
   std::set<fs::path> folders;  // made in `staging`, relative to it
   uint64_t size_bytes = 0;
@@ -301,8 +301,9 @@ Status PackageWriter::Impl::CopyTheRest(const std::set<fs::path>& ours) {
       CMLC_RETURN_IF_ERROR(format::ResolveInside(root, relative, root, "file"));
       const fs::path target = fs::read_symlink(it->path(), code);
       if (target.is_absolute())
-        return BadInput(it->path(), "is an absolute symbolic link, expected one that stays inside "
-                                    "the package");
+        return BadInput(it->path(),
+                        "is an absolute symbolic link, expected one that stays inside "
+                        "the package");
       fs::create_symlink(target, to, code);
     } else if (fs::is_regular_file(status)) {
       fs::copy_file(it->path(), to, code);
@@ -361,14 +362,15 @@ Result<std::unique_ptr<PackageWriter>> PackageWriter::Start(Package& package,
   } else if (IsInside(impl->destination, input) || IsInside(input, impl->destination)) {
     return usage("lies inside the input or the input inside it; name another output");
   } else if (impl->exists && !IsPackage(impl->destination)) {
-    return usage("exists and is not an .mlpackage, so it is not replaced; name another output or "
-                 "remove it");
+    return usage(
+        "exists and is not an .mlpackage, so it is not replaced; name another output or "
+        "remove it");
   }
 
   const fs::path parent = impl->destination.parent_path();
   for (int attempt = 0;; ++attempt) {
-    impl->staging = parent / fmt::format(".{}.partial-{}-{}",
-                                         impl->destination.filename().string(), getpid(), attempt);
+    impl->staging = parent / fmt::format(".{}.partial-{}-{}", impl->destination.filename().string(),
+                                         getpid(), attempt);
     RemoveOnSignal(impl->staging);
     if (mkdir(impl->staging.c_str(), 0777) == 0) break;
     const int error = errno;

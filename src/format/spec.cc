@@ -32,8 +32,8 @@ std::string TakeOpaque(const Message& message) {
   return bytes;
 }
 
-// Reads `bytes`, which were part of a message that was read, into a message or a set of fields. They
-// may nest as deeply as that one.
+// Reads `bytes`, which were part of a message that was read, into a message or a set of fields.
+// They may nest as deeply as that one.
 template <typename Message>
 void ParseAgain(const std::string& bytes, Message& message) {
   pb::io::CodedInputStream stream(reinterpret_cast<const uint8_t*>(bytes.data()),
@@ -275,15 +275,16 @@ Status Reader::CheckBlob(const Value& value, const wire::BlobFileValue& blob, Te
     return Bad(fmt::format("blob at offset {} of '{}': {}", blob.offset(), blob.filename(), what));
   };
   const std::optional<Shape> shape = StaticShape(value.type);
-  if (!shape) return bad(fmt::format("its value has type {}, expected a tensor of fixed shape",
-                                     ToString(value.type)));
+  if (!shape)
+    return bad(fmt::format("its value has type {}, expected a tensor of fixed shape",
+                           ToString(value.type)));
   const std::optional<uint64_t> count = ElementCount(*shape);
   if (!count) return bad("its value's shape overflows");
   const TensorInfo& info = store_.info(id);
   if (info.missing) return Ok();
   if (info.dtype != value.type.tensor.dtype)
-    return bad(fmt::format("holds {}, its value has type {}", NameOf(info.dtype),
-                           ToString(value.type)));
+    return bad(
+        fmt::format("holds {}, its value has type {}", NameOf(info.dtype), ToString(value.type)));
   if (info.element_count != *count)
     return bad(fmt::format("holds {} elements, its value of type {} needs {}", info.element_count,
                            ToString(value.type), *count));
@@ -341,8 +342,7 @@ Status Reader::Read(wire::Function& in, Function& out) {
 
 Status Reader::Read(wire::Program& in, Program& out) {
   out.version = in.version();
-  if (out.version != 1)
-    return Bad(fmt::format("program version is {}, expected 1", out.version));
+  if (out.version != 1) return Bad(fmt::format("program version is {}, expected 1", out.version));
   out.doc = in.docstring();
   out.opaque = TakeOpaque(in);
   for (auto& [name, function] : *in.mutable_functions()) {
@@ -681,7 +681,8 @@ void Writer::Write(const Program& in, wire::Program& out) {
   out.set_version(in.version);
   out.set_docstring(in.doc);
   PutOpaque(in.opaque, out);
-  for (const auto& [name, function] : in.functions) Write(function, (*out.mutable_functions())[name]);
+  for (const auto& [name, function] : in.functions)
+    Write(function, (*out.mutable_functions())[name]);
   WriteAttributes(in.attributes, *out.mutable_attributes());
 }
 
@@ -700,9 +701,9 @@ Status Writer::Write(const Model& in, wire::Model& out) {
 Result<Model> ParseModel(std::string_view bytes, const std::string& path, const TensorStore& store,
                          const ResolveBlob& resolve) {
   if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max()))
-    return Error{ErrorKind::kBadInput,
-                 fmt::format("{}: has {} bytes, a model message has at most 2 GiB", path,
-                             bytes.size())};
+    return Error{
+        ErrorKind::kBadInput,
+        fmt::format("{}: has {} bytes, a model message has at most 2 GiB", path, bytes.size())};
 #if GOOGLE_PROTOBUF_VERSION < 4022000
   // What is wrong is said once, by us; later versions have no handler that writes to stderr.
   pb::SetLogHandler(nullptr);

@@ -14,8 +14,7 @@
 namespace cmlc::format {
 
 // Names the tensor that a value's blob reference stands for.
-using ResolveBlob =
-    std::function<Result<TensorId>(const std::string& file_name, uint64_t offset)>;
+using ResolveBlob = std::function<Result<TensorId>(const std::string& file_name, uint64_t offset)>;
 
 // The reverse: under which file name and offset a tensor is found in the output.
 struct BlobPlace {

@@ -101,8 +101,7 @@ struct ByteSource {
   TensorId id{};
   std::shared_ptr<const std::string> inline_bytes;
 
-  Result<TensorView> View(uint64_t begin, uint64_t size,
-                          std::span<const std::byte>& bytes) const {
+  Result<TensorView> View(uint64_t begin, uint64_t size, std::span<const std::byte>& bytes) const {
     if (inline_bytes) {
       bytes = std::as_bytes(std::span(*inline_bytes)).subspan(begin, size);
       return TensorView();
@@ -365,8 +364,7 @@ class ScatterReader final : public TensorReader {
     std::vector<float> present(ones);
     CMLC_RETURN_IF_ERROR(values_->Read(rank, present));
     size_t next = 0;
-    for (size_t i = 0; i < out.size(); ++i)
-      out[i] = mask[skip + i] != 0 ? present[next++] : 0.0f;
+    for (size_t i = 0; i < out.size(); ++i) out[i] = mask[skip + i] != 0 ? present[next++] : 0.0f;
     return Ok();
   }
 
@@ -545,12 +543,13 @@ Result<Shape> Maker::ShapeOperand() const {
 Result<ReaderPtr> Maker::Affine() {
   CMLC_ASSIGN_OR_RETURN(ReaderPtr data, Operand("quantized_data"));
   if (data->dtype() != DataType::kInt8 && data->dtype() != DataType::kUInt8)
-    return Bad(fmt::format("'quantized_data' is {}, expected int8 or uint8",
-                           NameOf(data->dtype())));
+    return Bad(
+        fmt::format("'quantized_data' is {}, expected int8 or uint8", NameOf(data->dtype())));
   const size_t rank = data->shape().size();
   Shape scale_shape, zero_shape;
   DataType scale_dtype{}, zero_dtype{};
-  CMLC_ASSIGN_OR_RETURN(std::vector<float> scale, SmallOperand("scale", &scale_shape, &scale_dtype));
+  CMLC_ASSIGN_OR_RETURN(std::vector<float> scale,
+                        SmallOperand("scale", &scale_shape, &scale_dtype));
   CMLC_ASSIGN_OR_RETURN(std::vector<float> zero,
                         SmallOperand("zero_point", &zero_shape, &zero_dtype));
   if (!IsWeightFloat(scale_dtype))
@@ -640,7 +639,8 @@ Result<ReaderPtr> Maker::Cast() {
 Result<ReaderPtr> Maker::ShiftScale(ReaderPtr data) {
   Shape scale_shape;
   DataType scale_dtype{};
-  CMLC_ASSIGN_OR_RETURN(std::vector<float> scale, SmallOperand("scale", &scale_shape, &scale_dtype));
+  CMLC_ASSIGN_OR_RETURN(std::vector<float> scale,
+                        SmallOperand("scale", &scale_shape, &scale_dtype));
   if (!IsWeightFloat(scale_dtype))
     return Bad(fmt::format("'scale' is {}, expected fp16 or fp32", NameOf(scale_dtype)));
   bool fits = scale_shape.size() == data->shape().size() && !scale_shape.empty();
@@ -662,8 +662,7 @@ Result<ReaderPtr> Maker::ShiftScale(ReaderPtr data) {
     round_difference = round_difference || FindDataType(offset_dtype)->is_float;
   }
   return ReaderPtr(std::make_unique<ScaleReader>(std::move(data), scale_dtype, std::move(scale),
-                                                 std::move(offset), scale_shape,
-                                                 round_difference));
+                                                 std::move(offset), scale_shape, round_difference));
 }
 
 Result<int64_t> Maker::VectorAxis(size_t rank, uint64_t width) const {
@@ -702,8 +701,7 @@ Result<ReaderPtr> Maker::Lut(ReaderPtr indices) {
                                                  entries, blocks));
   Shape shape = index_shape;
   auto& length = shape[static_cast<size_t>(axis)];
-  if (__builtin_mul_overflow(length, static_cast<int64_t>(width), &length) ||
-      !ElementCount(shape))
+  if (__builtin_mul_overflow(length, static_cast<int64_t>(width), &length) || !ElementCount(shape))
     return Bad("its result's shape overflows");
   CMLC_ASSIGN_OR_RETURN(std::vector<float> all, ReadAll(*indices));
   return ReaderPtr(std::make_unique<VectorLutReader>(shape, std::move(all), index_shape, lut_dtype,
@@ -753,7 +751,8 @@ Result<ReaderPtr> Maker::Scattered(const std::string& values, const std::string&
       CMLC_RETURN_IF_ERROR(theirs->Read(begin, right));
       same = left == right;
     }
-    if (!same) return Bad(fmt::format("'{}' is not the mask that '{}' was made with", mask, values));
+    if (!same)
+      return Bad(fmt::format("'{}' is not the mask that '{}' was made with", mask, values));
     return dense;
   }
   CMLC_ASSIGN_OR_RETURN(ReaderPtr mask_reader, Operand(mask));
@@ -773,18 +772,18 @@ Result<std::shared_ptr<TensorReader>> Maker::SparseMask() {
   const size_t rank = mask->shape().size();
   // One without elements could claim vectors of any width.
   if (lut->shape().size() != rank + 2 || lut->element_count() == 0)
-    return Bad(fmt::format("'lut' {} does not fit a mask of rank {}", ToString(lut->shape()), rank));
+    return Bad(
+        fmt::format("'lut' {} does not fit a mask of rank {}", ToString(lut->shape()), rank));
   const auto width = static_cast<uint64_t>(lut->shape().back());
   if (width <= 1) return std::shared_ptr<TensorReader>(std::move(mask));
   CMLC_ASSIGN_OR_RETURN(const int64_t axis, VectorAxis(rank, width));
   Shape shape = mask->shape();
   auto& length = shape[static_cast<size_t>(axis)];
-  if (__builtin_mul_overflow(length, static_cast<int64_t>(width), &length) ||
-      !ElementCount(shape))
+  if (__builtin_mul_overflow(length, static_cast<int64_t>(width), &length) || !ElementCount(shape))
     return Bad("its result's shape overflows");
   CMLC_ASSIGN_OR_RETURN(std::vector<float> bits, ReadAll(*mask));
-  return std::shared_ptr<TensorReader>(std::make_shared<RepeatReader>(
-      shape, std::move(bits), width, static_cast<size_t>(axis)));
+  return std::shared_ptr<TensorReader>(
+      std::make_shared<RepeatReader>(shape, std::move(bits), width, static_cast<size_t>(axis)));
 }
 
 Result<ReaderPtr> Maker::SparseDense() {
@@ -792,8 +791,7 @@ Result<ReaderPtr> Maker::SparseDense() {
   const bool lut = op_.type == "constexpr_lut_to_sparse";
   CMLC_ASSIGN_OR_RETURN(ReaderPtr data, lut ? Scattered("indices_nonzero_data", "indices_mask")
                                             : Scattered("nonzero_data", "data_mask"));
-  CMLC_ASSIGN_OR_RETURN(ReaderPtr values,
-                        lut ? Lut(std::move(data)) : ShiftScale(std::move(data)));
+  CMLC_ASSIGN_OR_RETURN(ReaderPtr values, lut ? Lut(std::move(data)) : ShiftScale(std::move(data)));
   if (values->shape() != mask->shape()) return Bad("its mask and its values differ in shape");
   // An absent element is 0, whatever the LUT's first entry or the offset would make of it.
   return ReaderPtr(std::make_unique<MaskedReader>(std::move(mask), std::move(values)));
@@ -826,7 +824,8 @@ Result<ReaderPtr> Maker::Make(size_t output) {
     CMLC_ASSIGN_OR_RETURN(std::shared_ptr<TensorReader> mask, SparseMask());
     struct Shared final : TensorReader {
       explicit Shared(std::shared_ptr<TensorReader> mask_reader)
-          : TensorReader(mask_reader->dtype(), mask_reader->shape()), mask(std::move(mask_reader)) {}
+          : TensorReader(mask_reader->dtype(), mask_reader->shape()),
+            mask(std::move(mask_reader)) {}
       Status Read(uint64_t begin, std::span<float> out) const override {
         return mask->Read(begin, out);
       }
@@ -868,10 +867,11 @@ Result<ReaderPtr> MakeReader(const Operation& op, size_t output, const GraphInde
     const ValueType& declared = *op.outputs[output].type;
     const std::optional<Shape> shape = StaticShape(declared);
     if (!shape || *shape != reader->shape() || declared.tensor.dtype != reader->dtype())
-      return Error{ErrorKind::kBadInput,
-                   fmt::format("op '{}' ({}): its output is declared as {}, its operands give {} {}",
-                               NameOf(op), op.type, ToString(declared), NameOf(reader->dtype()),
-                               ToString(reader->shape()))};
+      return Error{
+          ErrorKind::kBadInput,
+          fmt::format("op '{}' ({}): its output is declared as {}, its operands give {} {}",
+                      NameOf(op), op.type, ToString(declared), NameOf(reader->dtype()),
+                      ToString(reader->shape()))};
   }
   return reader;
 }

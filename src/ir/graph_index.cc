@@ -28,7 +28,8 @@ void GraphIndex::Visit(Block& block) {
       }
     for (Block& inner : op.blocks) Visit(inner);
     for (size_t output = 0; output < op.outputs.size(); ++output) {
-      definitions_.push_back({.op = &op, .output = output, .block = &block, .index = i, .uses = {}});
+      definitions_.push_back(
+          {.op = &op, .output = output, .block = &block, .index = i, .uses = {}});
       scopes_.back()[op.outputs[output].name] = &definitions_.back();
     }
   }

@@ -212,8 +212,8 @@ std::string ToString(const ValueType& type) {
       for (size_t i = 0; i < type.tensor.dimensions.size(); ++i) {
         const Dimension& dimension = type.tensor.dimensions[i];
         if (i > 0) text += ", ";
-        text += dimension.kind == Dimension::Kind::kConstant ? fmt::format("{}", dimension.size)
-                                                             : "?";
+        text +=
+            dimension.kind == Dimension::Kind::kConstant ? fmt::format("{}", dimension.size) : "?";
       }
       return text + "]";
     }

@@ -99,8 +99,8 @@ std::string LinkText(const Operation& op, const GraphIndex& index) {
   return op.type;
 }
 
-void Collect(const Operation& op, const GraphIndex& index, int depth, std::vector<std::string>& links,
-             std::set<const Operation*>& seen, StoredForm& form) {
+void Collect(const Operation& op, const GraphIndex& index, int depth,
+             std::vector<std::string>& links, std::set<const Operation*>& seen, StoredForm& form) {
   if (depth > 16 || !seen.insert(&op).second) return;
   const auto take = [&](const Value& value) {
     if (const auto* id = std::get_if<TensorId>(&value.content)) {

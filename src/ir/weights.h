@@ -27,10 +27,10 @@ std::vector<ProgramBlock> BlocksOf(Program& program, const std::string& prefix);
 // One const or constexpr as the root of a weight: something other than a constexpr reads it.
 struct WeightSite {
   const Definition* definition = nullptr;
-  Weight weight;                  // without reader and tensor
-  bool has_type = false;          // a tensor of fixed shape: `weight` has dtype and shape
-  bool compressed = false;        // a constexpr
-  bool feeds_output = false;      // of a block
+  Weight weight;              // without reader and tensor
+  bool has_type = false;      // a tensor of fixed shape: `weight` has dtype and shape
+  bool compressed = false;    // a constexpr
+  bool feeds_output = false;  // of a block
   bool feeds_constexpr = false;
 };
 

@@ -1,5 +1,5 @@
-// k-means is exact for fp16. For fp32 the squared error is within 1e-7 of the least, and mostly much
-// nearer.
+// k-means is exact for fp16. For fp32 the squared error is within 1e-7 of the least, and mostly
+// much nearer.
 //
 // fp16: the histogram of bit patterns is all there is to know, whatever the number of values.
 //
@@ -64,8 +64,8 @@ constexpr uint64_t kMostSorted = uint64_t{1} << 22;
 
 constexpr size_t kMostDistinct = 256;
 
-// If rounding the entries costs more than this share of the error, they are chosen with the rounding
-// in mind: 0.0004 dB.
+// If rounding the entries costs more than this share of the error, they are chosen with the
+// rounding in mind: 0.0004 dB.
 constexpr double kRoundingMatters = 1e-4;
 
 template <typename T>

@@ -62,9 +62,9 @@ struct FitRequest {
 };
 
 struct FitResult {
-  std::vector<float> entries;        // ascending, in the type of the values; 1 to `entries`
+  std::vector<float> entries;          // ascending, in the type of the values; 1 to `entries`
   std::optional<uint64_t> not_finite;  // index of a value that is infinite or NaN; then no entries
-  bool too_many = false;             // kUnique: more distinct values than allowed; then no entries
+  bool too_many = false;  // kUnique: more distinct values than allowed; then no entries
   // Sums of squares of the values and of their distances to the nearest entries. For fp32 they are
   // left to whoever assigns the values, since it sees them all anyway.
   double signal = 0;

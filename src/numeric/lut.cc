@@ -34,7 +34,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 void CountPassedHalves(const uint16_t* values, size_t count, const int16_t* thresholds,
-                        size_t threshold_count, uint8_t* codes) {
+                       size_t threshold_count, uint8_t* codes) {
   const hn::ScalableTag<int16_t> d;
   const hn::Rebind<uint8_t, decltype(d)> d8;
   const size_t lanes = hn::Lanes(d);
@@ -115,8 +115,8 @@ void CountPassedFloats(const float* values, size_t count, const float* threshold
       const auto indices = hn::IndicesFromVec(d, quarter);
       passed = hn::ShiftLeft<2>(quarter);
       for (size_t j = 0; j < 3; ++j)
-        passed = count_up(passed, value,
-                          hn::TableLookupLanes(hn::Load(d, quarter_tables[j]), indices));
+        passed =
+            count_up(passed, value, hn::TableLookupLanes(hn::Load(d, quarter_tables[j]), indices));
       hn::StoreU(hn::DemoteTo(d8, passed), d8, to);
       return;
     }
@@ -241,8 +241,8 @@ namespace {
 constexpr uint64_t kHalfTablePays = 8192;
 constexpr uint64_t kFloatTablePays = 65536;
 
-constexpr int kLowestKey = -0x7c00;   // of the most negative finite half
-constexpr int kHighestKey = 0x7bff;   // of the most positive one
+constexpr int kLowestKey = -0x7c00;  // of the most negative finite half
+constexpr int kHighestKey = 0x7bff;  // of the most positive one
 
 // HalfKey less 32768: the order of finite halves as signed integers; -0 is -1.
 int16_t SignedKey(uint16_t half) {
@@ -299,9 +299,8 @@ HalfAssigner::HalfAssigner(std::span<const uint16_t> lut, uint64_t expected) {
   table_.assign(kHalfPatterns, 0);
   int begin = kLowestKey;
   for (size_t code = 0; code <= last_keys_.size(); ++code) {
-    const int end =
-        code < last_keys_.size() ? std::min<int>(last_keys_[code], kHighestKey) + 1
-                                 : kHighestKey + 1;
+    const int end = code < last_keys_.size() ? std::min<int>(last_keys_[code], kHighestKey) + 1
+                                             : kHighestKey + 1;
     const auto fill = [&](int from, int to) {
       std::fill(table_.begin() + from, table_.begin() + to, static_cast<uint8_t>(code));
     };
@@ -387,16 +386,16 @@ double SumOfSquares(std::span<const float> values) {
 size_t FirstNotFinite(std::span<const float> values) {
   const auto* bits = reinterpret_cast<const uint32_t*>(values.data());
   if (!HWY_DYNAMIC_DISPATCH(AnyNotFinite32)(bits, values.size())) return values.size();
-  return static_cast<size_t>(std::find_if(values.begin(), values.end(),
-                                          [](float v) { return !std::isfinite(v); }) -
-                             values.begin());
+  return static_cast<size_t>(
+      std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); }) -
+      values.begin());
 }
 
 size_t FirstNotFinite(std::span<const uint16_t> halves) {
   if (!HWY_DYNAMIC_DISPATCH(AnyNotFinite16)(halves.data(), halves.size())) return halves.size();
-  return static_cast<size_t>(std::find_if(halves.begin(), halves.end(),
-                                          [](uint16_t v) { return !IsFiniteHalf(v); }) -
-                             halves.begin());
+  return static_cast<size_t>(
+      std::find_if(halves.begin(), halves.end(), [](uint16_t v) { return !IsFiniteHalf(v); }) -
+      halves.begin());
 }
 
 }  // namespace cmlc::numeric

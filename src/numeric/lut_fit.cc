@@ -34,10 +34,10 @@ class GridSearch {
       const double entry = low + static_cast<double>(i) * step;
       size_t end = points_.values.size();
       if (i + 1 < entries_)
-        end = static_cast<size_t>(std::upper_bound(points_.values.begin() +
-                                                       static_cast<std::ptrdiff_t>(begin),
-                                                   points_.values.end(), entry + step / 2) -
-                                  points_.values.begin());
+        end = static_cast<size_t>(
+            std::upper_bound(points_.values.begin() + static_cast<std::ptrdiff_t>(begin),
+                             points_.values.end(), entry + step / 2) -
+            points_.values.begin());
       const Sums& a = sums_[begin];
       const Sums& b = sums_[end];
       total += (b.second - a.second) - 2 * entry * (b.first - a.first) +

@@ -17,8 +17,8 @@ enum class EntryType { kHalf, kFloat };
 // `value` rounded to the nearest that the type can store, ties to even.
 float RoundEntry(double value, EntryType type);
 
-// `entries` values of the type, ascending: `values` rounded, the last one repeated to fill up. There
-// is at least one value and at most `entries`.
+// `entries` values of the type, ascending: `values` rounded, the last one repeated to fill up.
+// There is at least one value and at most `entries`.
 void FinishLut(std::span<const double> values, EntryType type, std::span<float> lut);
 
 // Sum of weight * (value - nearest entry)^2 for an ascending LUT, in two passes free of
@@ -28,10 +28,10 @@ double Signal(const Points& points);
 
 // Moves entries that were rounded to the type so that the error is least under the rounding. On a
 // coarse grid (weights that are subnormal in fp16) rounding the entries of the best clustering one
-// by one can cost half a decibel. For few points (entries * points^2 up to kMostGridWork) the result
-// is optimal: every cluster is costed with the entry that the type can store. Else entries and
-// clusters are improved in turns. The error never rises. `entries` ascend before and after; there
-// may be fewer afterwards if some coincide.
+// by one can cost half a decibel. For few points (entries * points^2 up to kMostGridWork) the
+// result is optimal: every cluster is costed with the entry that the type can store. Else entries
+// and clusters are improved in turns. The error never rises. `entries` ascend before and after;
+// there may be fewer afterwards if some coincide.
 constexpr size_t kMostGridWork = size_t{1} << 22;
 void RefineOnGrid(const Points& points, EntryType type, std::vector<float>& entries);
 

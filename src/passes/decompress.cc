@@ -1,8 +1,8 @@
 // Decompress: turn compressed weights back into plain fp16 or fp32 tensors.
 //
 // Whatever constexpr operation, or chain of them, stands behind a weight, its values are computed
-// and stored as a const of the same name, type and shape. What only fed the chain goes away with it.
-// The values are those that a system computes when it loads the compressed model.
+// and stored as a const of the same name, type and shape. What only fed the chain goes away with
+// it. The values are those that a system computes when it loads the compressed model.
 #include <memory>
 
 #include "cmlc/pass.h"

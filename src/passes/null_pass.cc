@@ -1,5 +1,5 @@
-// Null: change nothing. The model is read, checked and written again, which drops blobs that nothing
-// refers to and stores equal ones once. Copy this file to start a pass of your own.
+// Null: change nothing. The model is read, checked and written again, which drops blobs that
+// nothing refers to and stores equal ones once. Copy this file to start a pass of your own.
 #include "cmlc/pass.h"
 
 namespace cmlc {

@@ -1,17 +1,17 @@
 // Palettize: store each weight as an index into a small lookup table (LUT).
 //
 // A weight of n elements becomes n indices of `nbits` bits and a table of 2^nbits entries. k-means
-// places the entries where the squared error is least; it is solved exactly, so there is no seed and
-// no restart, and the same weight always gives the same table. Entries are rounded to the weight's
-// own type and sorted, and every value is assigned to the nearest rounded entry.
+// places the entries where the squared error is least; it is solved exactly, so there is no seed
+// and no restart, and the same weight always gives the same table. Entries are rounded to the
+// weight's own type and sorted, and every value is assigned to the nearest rounded entry.
 //
 // With granularity per_grouped_channel each run of `group_size` channels has a table of its own,
 // which costs little space and helps when channels differ in range. That needs iOS 18, and so do 3
 // bits; everything else fits the older form that iOS 16 knows.
 //
-// Left alone, with a note: weights whose groups do not divide the channels, whose consumers disagree
-// on the channel axis (grouped only: without groups the axis does not matter), that hold values that
-// are not finite, and in mode `unique` those with more than 256 distinct values.
+// Left alone, with a note: weights whose groups do not divide the channels, whose consumers
+// disagree on the channel axis (grouped only: without groups the axis does not matter), that hold
+// values that are not finite, and in mode `unique` those with more than 256 distinct values.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -189,11 +189,13 @@ class Palettize final : public WeightPass {
               "is given, else per_tensor)"},
              granularity_, {"per_tensor", "per_grouped_channel"});
     v.Int({"group_size", "channels that share a LUT, 0 for all (default 32)"}, group_size_, 0);
-    v.Int({"channel_axis", "axis of the channels that are grouped, negative from the end (default: "
-                           "output channels of the op that reads the weight)"},
+    v.Int({"channel_axis",
+           "axis of the channels that are grouped, negative from the end (default: "
+           "output channels of the op that reads the weight)"},
           channel_axis_, INT64_MIN);
-    v.Path({"lut_file", "entries for mode custom: an .npy vector, a JSON list, or a JSON object of "
-                        "lists by weight name"},
+    v.Path({"lut_file",
+            "entries for mode custom: an .npy vector, a JSON list, or a JSON object of "
+            "lists by weight name"},
            lut_file_);
   }
 
@@ -349,10 +351,10 @@ std::optional<Skipped> Palettize::Skip(const Weight& weight) const {
   if (!grouped()) return std::nullopt;
   if (!Axis(weight)) {
     if (channel_axis_)
-      return Skipped{"without that channel axis", fmt::format("channel_axis {} is not an axis of "
-                                                              "shape {}",
-                                                              *channel_axis_,
-                                                              ToString(weight.shape))};
+      return Skipped{"without that channel axis",
+                     fmt::format("channel_axis {} is not an axis of "
+                                 "shape {}",
+                                 *channel_axis_, ToString(weight.shape))};
     std::string readers;
     for (const Consumer& consumer : weight.consumers)
       readers += fmt::format("{}{} '{}' axis {}", readers.empty() ? "" : ", ", consumer.op_type,
@@ -374,8 +376,8 @@ std::optional<Skipped> Palettize::Skip(const Weight& weight) const {
 WeightPass::Need Palettize::Needs(const Weight& weight) const {
   const uint64_t groups = LayoutOf(weight).groups;
   if (groups > 1)
-    return {kSpecIos18, fmt::format("{} LUTs in one weight (granularity per_grouped_channel)",
-                                    groups)};
+    return {kSpecIos18,
+            fmt::format("{} LUTs in one weight (granularity per_grouped_channel)", groups)};
   if (nbits_ == 3) return {kSpecIos18, "3-bit indices"};
   return {kSpecIos16, "a LUT"};
 }
@@ -442,8 +444,8 @@ Result<Palettize::Fitted> Palettize::Fit(const Weight& weight, const Layout& lay
       fit_one(group, source, [&](uint64_t index) { return group * size + index; });
     });
   } else {
-    // Groups that alternate in memory are gathered, a band of neighbouring groups at a time, so that
-    // whole cache lines are used however few channels a group has.
+    // Groups that alternate in memory are gathered, a band of neighbouring groups at a time, so
+    // that whole cache lines are used however few channels a group has.
     const uint64_t size = layout.group_values();
     const uint64_t band = std::clamp<uint64_t>(kPieceValues / size, 1, layout.groups);
     const auto bands = static_cast<size_t>((layout.groups + band - 1) / band);
@@ -473,8 +475,7 @@ Result<Palettize::Fitted> Palettize::Fit(const Weight& weight, const Layout& lay
                         layout.run() * sizeof(T));
       }
       for (uint64_t g = 0; g < count; ++g) {
-        const numeric::SpanSource<T> source(
-            std::span<const T>(gathered).subspan(g * size, size));
+        const numeric::SpanSource<T> source(std::span<const T>(gathered).subspan(g * size, size));
         fit_one(first_group + g, source, [&](uint64_t index) {
           return index / layout.run() * row + (first_group + g) * layout.run() +
                  index % layout.run();
@@ -526,8 +527,7 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
       tables->assigners.push_back(tables->MakeAssigner(group, 1));
   const uint64_t index_bytes = *PackedBytes(weight.element_count, bits);
   if (!kIsHalf)
-    tables->chunk_quality.resize(
-        static_cast<size_t>(index_bytes / TensorSource::kChunkBytes + 1));
+    tables->chunk_quality.resize(static_cast<size_t>(index_bytes / TensorSource::kChunkBytes + 1));
 
   // Both forms store the same bytes; they differ in how they say what those are.
   TensorSource source{.dtype = new_form ? UnsignedOfBits(bits) : DataType::kUInt8,
@@ -545,10 +545,9 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
     std::memcpy(lut_bytes.data(), tables->luts.data(), lut_bytes.size());
 
   Replacement replacement;
-  replacement.form = layout.groups == 1
-                         ? fmt::format("{}-bit LUT", bits)
-                         : fmt::format("{}-bit LUT for each {} channels of axis {}", bits,
-                                       layout.group_channels, layout.axis);
+  replacement.form = layout.groups == 1 ? fmt::format("{}-bit LUT", bits)
+                                        : fmt::format("{}-bit LUT for each {} channels of axis {}",
+                                                      bits, layout.group_channels, layout.axis);
   const auto entries = static_cast<int64_t>(tables->entries);
   if (new_form) {
     Shape lut_shape(weight.shape.size(), 1);

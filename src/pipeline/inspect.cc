@@ -109,8 +109,7 @@ Result<PackageInfo> Inspect(Package& package, int threads) {
     }
     if (model.program) {
       ProgramInfo& program = info.programs.back();
-      for (const ProgramBlock& block :
-           BlocksOf(*model.program, label.empty() ? "" : label + ":")) {
+      for (const ProgramBlock& block : BlocksOf(*model.program, label.empty() ? "" : label + ":")) {
         CountOps(*block.block, program.op_counts);
         GraphIndex& index = indices.emplace_back(*block.block);
         for (WeightSite& site : FindWeights(index)) {

@@ -34,8 +34,7 @@ class Setter final : public OptionVisitor {
     int64_t number = 0;
     const char* end = value_.data() + value_.size();
     const auto [at, error] = std::from_chars(value_.data(), end, number);
-    if (error != std::errc() || at != end || value_.empty())
-      return Refuse("expected an integer");
+    if (error != std::errc() || at != end || value_.empty()) return Refuse("expected an integer");
     if (allowed.size() > 0 && std::find(allowed.begin(), allowed.end(), number) == allowed.end())
       return Refuse(fmt::format("expected one of {}", fmt::join(allowed, ", ")));
     if (number < least) return Refuse(fmt::format("expected {} or more", least));
@@ -137,11 +136,10 @@ Status SetOptions(Pass& pass, std::string_view pass_name, const OptionValues& va
       std::vector<std::string> names;
       for (const OptionDescription& option : DescribeOptions(pass)) names.push_back(option.name);
       const std::string near = DidYouMean(name, names);
-      return Error{ErrorKind::kUsage,
-                   fmt::format("{}: unknown option '{}', {}", pass_name, name,
-                               near.empty() ? fmt::format("expected one of {}",
-                                                          fmt::join(names, ", "))
-                                            : near)};
+      return Error{ErrorKind::kUsage, fmt::format("{}: unknown option '{}', {}", pass_name, name,
+                                                  near.empty() ? fmt::format("expected one of {}",
+                                                                             fmt::join(names, ", "))
+                                                               : near)};
     }
     CMLC_RETURN_IF_ERROR(setter.status());
   }

@@ -181,8 +181,7 @@ Status RuleSet::CheckAllMatch(const Model& model) const {
   ForEachModel(model, [&](const Model& member) {
     if (!member.program) return;
     for (const auto& [function_name, function] : member.program->functions)
-      for (const auto& [opset, block] : function.specializations)
-        CollectNames(block, types, names);
+      for (const auto& [opset, block] : function.specializations) CollectNames(block, types, names);
   });
   for (const Entry& entry : entries_) {
     const bool by_type = entry.rule.kind == Rule::Kind::kOpType;

@@ -27,7 +27,7 @@ class RuleSet {
     std::string because;               // the rule, as it was given; empty: no rule
     bool by_name = false;
     bool by_own_name = false;  // the weight's, not that of an op that reads it
-    bool conflict = false;  // its consumers are governed by different rules
+    bool conflict = false;     // its consumers are governed by different rules
   };
   Choice For(const Weight& weight) const;
 

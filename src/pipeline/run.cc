@@ -3,8 +3,8 @@
 //
 // Weights go through in program order, in batches: small ones many at a time, each by one thread,
 // large ones alone and by all threads. What a batch makes is written in order before the next one
-// starts. So neither the memory that a run takes nor a byte of its result depends on the size of the
-// model or the number of threads.
+// starts. So neither the memory that a run takes nor a byte of its result depends on the size of
+// the model or the number of threads.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -102,7 +102,7 @@ class Runner {
   ThreadPool& pool_;
   RunReport& report_;
   std::vector<Part> parts_;
-  std::set<TensorId> counted_;       // tensors whose bytes are in a report already
+  std::set<TensorId> counted_;               // tensors whose bytes are in a report already
   std::map<const Value*, TensorId> inline_;  // immediates that passes look at
   Progress progress_;
 };
@@ -120,8 +120,8 @@ TensorId Runner::TensorOf(const Value& value) {
   if (found != inline_.end()) return found->second;
   std::string bytes = *ImmediateBytes(value);
   const uint64_t count = *ElementCount(*StaticShape(value.type));
-  const TensorId id = package_.tensors().AddInline(value.type.tensor.dtype, count,
-                                                   std::move(bytes), package_.DefaultWeightsFile());
+  const TensorId id = package_.tensors().AddInline(value.type.tensor.dtype, count, std::move(bytes),
+                                                   package_.DefaultWeightsFile());
   inline_.emplace(&value, id);
   return id;
 }
@@ -141,9 +141,11 @@ void Runner::Consider(WeightSite found, const ProgramBlock& block, const GraphIn
   const bool is_float = IsWeightFloat(weight.dtype);
   if (wants_compressed && !found.compressed) return;
   const RuleSet::Choice choice = rules_.For(weight);
-  const int64_t threshold = (choice.pass != nullptr ? *choice.pass : rules_.base()).weight_threshold();
+  const int64_t threshold =
+      (choice.pass != nullptr ? *choice.pass : rules_.base()).weight_threshold();
   const bool large = weight.element_count > static_cast<uint64_t>(threshold);
-  // Parameters of ops (strides, axes, epsilon, ...) are constants too, but no one's idea of weights.
+  // Parameters of ops (strides, axes, epsilon, ...) are constants too, but no one's idea of
+  // weights.
   if (!found.compressed && (weight.element_count <= 1 || (!is_float && !large))) return;
 
   WeightReport report;
@@ -183,29 +185,27 @@ void Runner::Consider(WeightSite found, const ProgramBlock& block, const GraphIn
   if (missing()) return leave("in a missing weights file", "its values cannot be read");
   if (!wants_compressed) {
     if (!is_float)
-      return leave("not floating point", fmt::format("is {}, expected fp16 or fp32",
-                                                     NameOf(weight.dtype)));
+      return leave("not floating point",
+                   fmt::format("is {}, expected fp16 or fp32", NameOf(weight.dtype)));
     if (weight.shape.size() < 2)
       return leave("of fewer than two dimensions",
                    fmt::format("has shape {}", ToString(weight.shape)));
     if (weight.consumers.empty())
-      return found.feeds_output
-                 ? leave("read by a block output only",
-                         "a compressed weight may not be an output of a block")
-                 : leave("read by nothing", "no op reads it");
+      return found.feeds_output ? leave("read by a block output only",
+                                        "a compressed weight may not be an output of a block")
+                                : leave("read by nothing", "no op reads it");
     if (found.feeds_constexpr)
       return leave("part of a compressed weight", "a constexpr reads it too");
   }
   if (choice.conflict)
-    diagnostics_.Note(fmt::format("{}: '{}' is read by ops with different rules: {}", info_.name,
-                                  weight.name,
-                                  choice.because.empty() ? "the options of the command hold"
-                                                         : choice.because + " holds"));
+    diagnostics_.Note(fmt::format(
+        "{}: '{}' is read by ops with different rules: {}", info_.name, weight.name,
+        choice.because.empty() ? "the options of the command hold" : choice.because + " holds"));
   if (choice.pass == nullptr) return leave("left alone by a rule", choice.because);
   if (!large)
-    return leave(fmt::format("with no more elements than weight_threshold {}", threshold),
-                 fmt::format("{} elements, weight_threshold is {}", weight.element_count,
-                             threshold));
+    return leave(
+        fmt::format("with no more elements than weight_threshold {}", threshold),
+        fmt::format("{} elements, weight_threshold is {}", weight.element_count, threshold));
   if (const std::optional<Skipped> skipped = choice.pass->Skip(weight))
     return leave(skipped->category, skipped->reason);
 
@@ -232,8 +232,8 @@ Runner::Survey Runner::SurveyOf(Part& part) {
 Result<bool> Runner::WouldBeDone(Site& site, int32_t version) {
   const Operation& op = *site.found.definition->op;
   Weight& weight = site.found.weight;
-  CMLC_ASSIGN_OR_RETURN(site.reader, MakeReader(op, site.found.definition->output, *site.index,
-                                                package_.tensors()));
+  CMLC_ASSIGN_OR_RETURN(
+      site.reader, MakeReader(op, site.found.definition->output, *site.index, package_.tensors()));
   weight.reader = site.reader.get();
   if (!site.found.compressed) weight.tensor = TensorOf(op.attributes.at("val"));
   CMLC_ASSIGN_OR_RETURN(const Outcome outcome,
@@ -293,8 +293,8 @@ Status Runner::Raise(Part& part, int32_t version) {
 // them is all that is left to do in order.
 void Runner::Compute(Job& job, int32_t version) {
   Site& site = *job.sites.front();
-  const PassContext context{.tensors = package_.tensors(), .pool = pool_,
-                            .specification_version = version};
+  const PassContext context{
+      .tensors = package_.tensors(), .pool = pool_, .specification_version = version};
   Result<Outcome> outcome = site.choice.pass->Replace(site.found.weight, context);
   if (!outcome.ok()) {
     job.error = outcome.error();
@@ -569,8 +569,7 @@ Status CheckStrict(const RunReport& report) {
 
 std::filesystem::path DefaultOutput(const std::filesystem::path& input, const PassInfo& pass) {
   const std::filesystem::path named = input.has_filename() ? input : input.parent_path();
-  return named.parent_path() /
-         fmt::format("{}-{}.mlpackage", named.stem().string(), pass.suffix);
+  return named.parent_path() / fmt::format("{}-{}.mlpackage", named.stem().string(), pass.suffix);
 }
 
 double SnrDb(const Quality& quality) {
@@ -587,9 +586,9 @@ Result<RunReport> Run(const PassSpec& spec, const RunOptions& options, Diagnosti
   if (!options.target.empty()) {
     target = FindOpsetByTarget(options.target);
     if (target == nullptr || target->spec_version < 7)
-      return Error{ErrorKind::kUsage,
-                   fmt::format("--target '{}': expected one of iOS16, iOS17, iOS18, iOS26",
-                               options.target)};
+      return Error{
+          ErrorKind::kUsage,
+          fmt::format("--target '{}': expected one of iOS16, iOS17, iOS18, iOS26", options.target)};
   }
   CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<Package> package, Package::Open(options.input));
   CMLC_RETURN_IF_ERROR(rules.CheckAllMatch(package->model()));
@@ -619,8 +618,7 @@ Result<RunReport> Run(const PassSpec& spec, const RunOptions& options, Diagnosti
 
   CMLC_RETURN_IF_ERROR(writer->Commit(pool));
   report.package_bytes_after = writer->size_bytes();
-  report.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }
 

@@ -85,8 +85,8 @@ Result<BlobRecord> BlobReader::Record(uint64_t offset) const {
                     .payload_offset = raw.payload_offset};
   if (width >= 8) {
     if (raw.size_bytes % (width / 8) != 0)
-      return bad(fmt::format("{} bytes are no whole number of {} elements", raw.size_bytes,
-                             info->name));
+      return bad(
+          fmt::format("{} bytes are no whole number of {} elements", raw.size_bytes, info->name));
     record.element_count = raw.size_bytes / (width / 8);
     return record;
   }
@@ -103,7 +103,9 @@ Hash128 HashBytes(std::span<const std::byte> bytes) {
   return {hash.low64, hash.high64};
 }
 
-std::string ToHex(const Hash128& hash) { return fmt::format("{:016x}{:016x}", hash.high, hash.low); }
+std::string ToHex(const Hash128& hash) {
+  return fmt::format("{:016x}{:016x}", hash.high, hash.low);
+}
 
 Result<BlobWriter> BlobWriter::Create(const std::filesystem::path& path) {
   BlobWriter writer;

@@ -64,7 +64,8 @@ struct Hash128 {
 Hash128 HashBytes(std::span<const std::byte> bytes);
 std::string ToHex(const Hash128& hash);
 
-// Writes a new weights file, blob after blob. Blobs of equal type, length and bytes are stored once.
+// Writes a new weights file, blob after blob. Blobs of equal type, length and bytes are stored
+// once.
 class BlobWriter {
  public:
   static Result<BlobWriter> Create(const std::filesystem::path& path);

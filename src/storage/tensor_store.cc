@@ -178,16 +178,14 @@ Result<TensorView> TensorStore::View(TensorId id, uint64_t begin, uint64_t size)
   const FileEntry& entry = impl_->file(tensor.info.file);
   const bool written = tensor.where == Tensor::Where::kWritten;
   const File& file = written ? entry.writer->file() : entry.reader->file();
-  const uint64_t payload =
-      written ? tensor.output_offset + kBlobAlignment : tensor.payload_offset;
+  const uint64_t payload = written ? tensor.output_offset + kBlobAlignment : tensor.payload_offset;
   view.window_ = std::make_unique<TensorView::Window>();
   CMLC_ASSIGN_OR_RETURN(view.window_->window, file.Map(payload + begin, size));
   view.bytes_ = view.window_->window.bytes();
   return view;
 }
 
-void TensorStore::StartWriting(
-    std::function<Result<std::filesystem::path>(WeightsFile)> path_of) {
+void TensorStore::StartWriting(std::function<Result<std::filesystem::path>(WeightsFile)> path_of) {
   impl_->path_of = std::move(path_of);
 }
 
@@ -290,9 +288,7 @@ Status TensorStore::Finish(const std::vector<TensorId>& live, ThreadPool& pool) 
 
 uint64_t TensorStore::OutputOffset(TensorId id) const { return impl_->tensor(id).output_offset; }
 
-bool TensorStore::HasOutput(WeightsFile file) const {
-  return impl_->file(file).writer.has_value();
-}
+bool TensorStore::HasOutput(WeightsFile file) const { return impl_->file(file).writer.has_value(); }
 
 uint64_t TensorStore::OutputBytes(WeightsFile file) const {
   return HasOutput(file) ? impl_->file(file).writer->size() : 0;

@@ -74,8 +74,7 @@ Outcome Cmlc(const fs::path& folder, std::vector<std::string> arguments, uint64_
 
 std::vector<std::string> Names(const fs::path& folder) {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder))
-    names.push_back(entry.path().filename());
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -128,11 +127,26 @@ TEST(Cli, HelpOfAPassNamesItsOptionsAndTheirDefaults) {
   const TempDir dir;
   const Outcome help = Cmlc(dir.path(), {"palettize", "--help"});
   EXPECT_EQ(help.exit_code, 0);
-  for (const char* text :
-       {"--nbits", "1, 2, 3, 4, 6, 8", "--mode", "kmeans, uniform, unique, custom", "--granularity",
-        "--group-size", "--channel-axis", "--lut-file", "--weight-threshold", "(default 2048)",
-        "--op-type", "--op-name", "--output", "--in-place", "--threads", "--target", "--strict",
-        "--json", "--quiet", "--verbose"})
+  for (const char* text : {"--nbits",
+                           "1, 2, 3, 4, 6, 8",
+                           "--mode",
+                           "kmeans, uniform, unique, custom",
+                           "--granularity",
+                           "--group-size",
+                           "--channel-axis",
+                           "--lut-file",
+                           "--weight-threshold",
+                           "(default 2048)",
+                           "--op-type",
+                           "--op-name",
+                           "--output",
+                           "--in-place",
+                           "--threads",
+                           "--target",
+                           "--strict",
+                           "--json",
+                           "--quiet",
+                           "--verbose"})
     EXPECT_NE(help.out.find(text), std::string::npos) << text;
 }
 
@@ -172,8 +186,9 @@ TEST(Cli, VerboseNamesEveryWeightThatIsLeft) {
   OneLinear(DataType::kFloat16, 16, 16).Write(dir / "in.mlpackage");
   const Outcome run = Cmlc(dir.path(), {"palettize", "-v", "--nbits", "4", "in.mlpackage"});
   EXPECT_EQ(run.exit_code, 0);
-  EXPECT_EQ(run.err, "note: palettize: left 'weight' as fp16: 256 elements, weight_threshold is "
-                     "2048\n");
+  EXPECT_EQ(run.err,
+            "note: palettize: left 'weight' as fp16: 256 elements, weight_threshold is "
+            "2048\n");
   EXPECT_NE(run.out.find("palettize: 0 weights done\nleft alone: 1 weight: 1 with no more elements "
                          "than weight_threshold 2048\n"),
             std::string::npos)
@@ -183,9 +198,8 @@ TEST(Cli, VerboseNamesEveryWeightThatIsLeft) {
 TEST(Cli, JsonHasTheSummaryAndEveryWeight) {
   const TempDir dir;
   OneLinear(DataType::kFloat16, 64, 64).Write(dir / "in.mlpackage");
-  const Outcome run =
-      Cmlc(dir.path(), {"palettize", "--json", "--nbits", "2", "in.mlpackage", "-o",
-                        "out.mlpackage"});
+  const Outcome run = Cmlc(
+      dir.path(), {"palettize", "--json", "--nbits", "2", "in.mlpackage", "-o", "out.mlpackage"});
   const auto report = nlohmann::json::parse(run.out);
   EXPECT_EQ(report["pass"], "palettize");
   EXPECT_EQ(report["output"], "out.mlpackage");
@@ -259,50 +273,72 @@ INSTANTIATE_TEST_SUITE_P(
         BadCall{"NoCommand", {}, 2, "error: ..."},
         BadCall{"UnknownCommand", {"palletize", "in.mlpackage"}, 2, "error: ..."},
         BadCall{"UnknownOption", {"palettize", "--bits", "4", "in.mlpackage"}, 2, "error: ..."},
-        BadCall{"NoBits", {"palettize", "in.mlpackage"}, 2,
+        BadCall{"NoBits",
+                {"palettize", "in.mlpackage"},
+                2,
                 "error: palettize: nbits: is needed by mode kmeans: one of 1, 2, 3, 4, 6, 8"},
-        BadCall{"FiveBits", {"palettize", "--nbits", "5", "in.mlpackage"}, 2,
+        BadCall{"FiveBits",
+                {"palettize", "--nbits", "5", "in.mlpackage"},
+                2,
                 "error: palettize: nbits: expected one of 1, 2, 3, 4, 6, 8, got '5'"},
-        BadCall{"WideBits", {"palettize", "--nbits", "wide", "in.mlpackage"}, 2,
+        BadCall{"WideBits",
+                {"palettize", "--nbits", "wide", "in.mlpackage"},
+                2,
                 "error: palettize: nbits: expected an integer, got 'wide'"},
-        BadCall{"UnknownMode", {"palettize", "--nbits", "4", "--mode", "kmean", "in.mlpackage"}, 2,
+        BadCall{"UnknownMode",
+                {"palettize", "--nbits", "4", "--mode", "kmean", "in.mlpackage"},
+                2,
                 "error: palettize: mode: expected one of kmeans, uniform, unique, custom, got "
                 "'kmean'"},
         BadCall{"RuleOfUnknownOption",
-                {"palettize", "--nbits", "4", "--op-type", "linear=nbit:2", "in.mlpackage"}, 2,
+                {"palettize", "--nbits", "4", "--op-type", "linear=nbit:2", "in.mlpackage"},
+                2,
                 "error: --op-type linear=nbit:2: palettize: unknown option 'nbit', did you mean "
                 "'nbits'?"},
         BadCall{"RuleThatMatchesNothing",
-                {"palettize", "--nbits", "4", "--op-type", "liner=null", "in.mlpackage"}, 2,
+                {"palettize", "--nbits", "4", "--op-type", "liner=null", "in.mlpackage"},
+                2,
                 "error: --op-type liner=null: no op type of this model matches 'liner'; did you "
                 "mean 'linear'?"},
         BadCall{"NameThatMatchesNothing",
-                {"palettize", "--nbits", "4", "--op-name", "wieght=null", "in.mlpackage"}, 2,
+                {"palettize", "--nbits", "4", "--op-name", "wieght=null", "in.mlpackage"},
+                2,
                 "error: --op-name wieght=null: no op or weight of this model matches 'wieght'; did "
                 "you mean 'weight'?"},
         BadCall{"TargetTooLow",
-                {"palettize", "--nbits", "3", "--target", "iOS16", "in.mlpackage"}, 2,
+                {"palettize", "--nbits", "3", "--target", "iOS16", "in.mlpackage"},
+                2,
                 "error: --target iOS16: 'weight' needs iOS18 for 3-bit indices; choose --target "
                 "iOS18 or options that iOS16 can hold"},
         BadCall{"UnknownTarget",
-                {"palettize", "--nbits", "4", "--target", "iOS12", "in.mlpackage"}, 2,
+                {"palettize", "--nbits", "4", "--target", "iOS12", "in.mlpackage"},
+                2,
                 "error: --target 'iOS12': expected one of iOS16, iOS17, iOS18, iOS26"},
         BadCall{"OutputIsInput",
-                {"palettize", "--nbits", "4", "in.mlpackage", "-o", "in.mlpackage"}, 2,
+                {"palettize", "--nbits", "4", "in.mlpackage", "-o", "in.mlpackage"},
+                2,
                 "error: in.mlpackage: is the input itself; say --in-place to replace it, or name "
                 "another output"},
         BadCall{"OutputIsNoPackage",
-                {"palettize", "--nbits", "4", "in.mlpackage", "-o", "taken.mlpackage"}, 2,
+                {"palettize", "--nbits", "4", "in.mlpackage", "-o", "taken.mlpackage"},
+                2,
                 "error: taken.mlpackage: exists and is not an .mlpackage, so it is not replaced; "
                 "name another output or remove it"},
-        BadCall{"OutputWithoutEnding", {"palettize", "--nbits", "4", "in.mlpackage", "-o", "out"}, 2,
+        BadCall{"OutputWithoutEnding",
+                {"palettize", "--nbits", "4", "in.mlpackage", "-o", "out"},
+                2,
                 "error: out: an output package is named *.mlpackage"},
-        BadCall{"MissingInput", {"palettize", "--nbits", "4", "none.mlpackage"}, 3,
+        BadCall{"MissingInput",
+                {"palettize", "--nbits", "4", "none.mlpackage"},
+                3,
                 "error: none.mlpackage: no such file or folder, expected an .mlpackage"},
-        BadCall{"InputIsAFolder", {"info", "folder"}, 3,
+        BadCall{"InputIsAFolder",
+                {"info", "folder"},
+                3,
                 "error: folder: is a folder without a Manifest.json, so not an .mlpackage"},
         BadCall{"NoPlaceForOutput",
-                {"palettize", "--nbits", "4", "in.mlpackage", "-o", "none/out.mlpackage"}, 4,
+                {"palettize", "--nbits", "4", "in.mlpackage", "-o", "none/out.mlpackage"},
+                4,
                 "error: ..."},
         BadCall{"Strict",
                 {"palettize", "--nbits", "4", "--weight-threshold", "5000", "--op-name",
@@ -316,8 +352,8 @@ TEST(Cli, AnExistingPackageIsReplaced) {
   const TempDir dir;
   OneLinear(DataType::kFloat16, 64, 64).Write(dir / "in.mlpackage");
   OneConv(DataType::kFloat16, 8, 8, 3).Write(dir / "out.mlpackage");
-  const Outcome run = Cmlc(
-      dir.path(), {"palettize", "-q", "--nbits", "4", "in.mlpackage", "-o", "out.mlpackage/"});
+  const Outcome run =
+      Cmlc(dir.path(), {"palettize", "-q", "--nbits", "4", "in.mlpackage", "-o", "out.mlpackage/"});
   EXPECT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(Names(dir.path()), (Strings{"in.mlpackage", "out.mlpackage"}));
   const Outcome info = Cmlc(dir.path(), {"info", "out.mlpackage"});
@@ -362,9 +398,10 @@ TEST(Cli, APackageLargerThanTheMemoryAllowedIsPalettized) {
   constexpr uint64_t kLimit = 160 << 20;
   WriteLargePackage(dir / "in.mlpackage", 2 * kLimit);
   for (const char* threads : {"1", "2"}) {
-    const Outcome run = Cmlc(dir.path(), {"palettize", "--nbits", "4", "--threads", threads,
-                                          "in.mlpackage", "-o", "out.mlpackage"},
-                             kLimit);
+    const Outcome run = Cmlc(
+        dir.path(),
+        {"palettize", "--nbits", "4", "--threads", threads, "in.mlpackage", "-o", "out.mlpackage"},
+        kLimit);
     EXPECT_EQ(run.exit_code, 0) << run.err;
     EXPECT_NE(run.out.find("palettize: 1 weight done, 335,544,320 -> 83,886,112 bytes"),
               std::string::npos)

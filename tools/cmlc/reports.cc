@@ -100,8 +100,8 @@ std::string RunText(const RunReport& report, const RunOptions& options) {
                            : static_cast<double>(report.package_bytes_before) /
                                  static_cast<double>(report.package_bytes_after);
   text += fmt::format("package: {} -> {} bytes ({:.2f} times smaller), {:.2f} s\n",
-                      Thousands(report.package_bytes_before),
-                      Thousands(report.package_bytes_after), ratio, report.seconds);
+                      Thousands(report.package_bytes_before), Thousands(report.package_bytes_after),
+                      ratio, report.seconds);
   if (!report.systems.empty())
     text += fmt::format("needs: {} or later{}\n", report.systems,
                         report.version_after > report.version_before ? " (raised)" : "");
@@ -134,9 +134,9 @@ std::string RunJson(const RunReport& report, const RunOptions& options) {
                   {"dtype", weight.dtype},
                   {"shape", weight.shape},
                   {"elements", weight.element_count},
-                  {"status", done                                                        ? "done"
+                  {"status", done                                                    ? "done"
                              : weight.fate == WeightReport::Fate::kAlreadyCompressed ? "compressed"
-                                                                                       : "left"},
+                                                                                     : "left"},
                   {"form", weight.form},
                   {"shared", weight.shared},
                   {"bytes_before", weight.bytes_before},
@@ -146,41 +146,40 @@ std::string RunJson(const RunReport& report, const RunOptions& options) {
       entry["reason"] = weight.reason;
     } else {
       if (!weight.shared)
-        entry["bits_per_weight"] = static_cast<double>(weight.bytes_after) * 8 /
-                                   static_cast<double>(weight.element_count);
+        entry["bits_per_weight"] =
+            static_cast<double>(weight.bytes_after) * 8 / static_cast<double>(weight.element_count);
       entry["snr_db"] = SnrJson(weight.quality);
       entry["lossless"] = weight.quality.noise == 0;
     }
     weights.push_back(std::move(entry));
   }
-  const Json root = {
-      {"pass", report.pass},
-      {"input", options.input.string()},
-      {"output", options.output.string()},
-      {"summary",
-       {{"weights_done", totals.done},
-        {"weights_left", totals.left},
-        {"weights_already_compressed", totals.compressed},
-        {"left_by_category", totals.left_by_category},
-        {"bytes_before", totals.bytes_before},
-        {"bytes_after", totals.bytes_after},
-        {"bits_per_weight", totals.bits_per_weight()},
-        {"snr_db", SnrJson(totals.quality)},
-        {"package_bytes_before", report.package_bytes_before},
-        {"package_bytes_after", report.package_bytes_after},
-        {"specification_version_before", report.version_before},
-        {"specification_version", report.version_after},
-        {"needs", report.systems},
-        {"rewrites", report.rewrites},
-        {"seconds", report.seconds}}},
-      {"weights", std::move(weights)}};
+  const Json root = {{"pass", report.pass},
+                     {"input", options.input.string()},
+                     {"output", options.output.string()},
+                     {"summary",
+                      {{"weights_done", totals.done},
+                       {"weights_left", totals.left},
+                       {"weights_already_compressed", totals.compressed},
+                       {"left_by_category", totals.left_by_category},
+                       {"bytes_before", totals.bytes_before},
+                       {"bytes_after", totals.bytes_after},
+                       {"bits_per_weight", totals.bits_per_weight()},
+                       {"snr_db", SnrJson(totals.quality)},
+                       {"package_bytes_before", report.package_bytes_before},
+                       {"package_bytes_after", report.package_bytes_after},
+                       {"specification_version_before", report.version_before},
+                       {"specification_version", report.version_after},
+                       {"needs", report.systems},
+                       {"rewrites", report.rewrites},
+                       {"seconds", report.seconds}}},
+                     {"weights", std::move(weights)}};
   return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 std::string InfoText(const PackageInfo& info, const std::filesystem::path& path) {
-  std::string text = fmt::format("{}\n  kind: {}\n  specification version: {}", path.string(),
-                                 info.kind.empty() ? "none" : info.kind,
-                                 info.specification_version);
+  std::string text =
+      fmt::format("{}\n  kind: {}\n  specification version: {}", path.string(),
+                  info.kind.empty() ? "none" : info.kind, info.specification_version);
   if (!info.systems.empty()) text += fmt::format(" ({})", info.systems);
   text += fmt::format("\n  size: {} bytes\n", Thousands(info.package_bytes));
   for (const FunctionInterface& function : info.functions) {
@@ -211,9 +210,8 @@ std::string InfoText(const PackageInfo& info, const std::filesystem::path& path)
   for (const WeightInfo& weight : info.weights) {
     const auto count = static_cast<double>(std::max<uint64_t>(1, weight.element_count));
     text += fmt::format(
-        "  {}{}  {} {}  as {}, {}{}\n", info.functions.size() > 1 || info.programs.size() > 1
-                                            ? weight.function + "/"
-                                            : "",
+        "  {}{}  {} {}  as {}, {}{}\n",
+        info.functions.size() > 1 || info.programs.size() > 1 ? weight.function + "/" : "",
         weight.name, weight.dtype, ToString(weight.shape), weight.form,
         weight.shared ? std::string("shared")
                       : fmt::format("{} bytes, {:.2f} bits per weight", Thousands(weight.bytes),
@@ -222,17 +220,15 @@ std::string InfoText(const PackageInfo& info, const std::filesystem::path& path)
             ? std::string()
             : fmt::format(", {:.1f} % zeros, {} distinct, {} .. {}{}",
                           100 * static_cast<double>(weight.zeros) / count,
-                          Thousands(weight.distinct), Number(weight.least),
-                          Number(weight.greatest),
+                          Thousands(weight.distinct), Number(weight.least), Number(weight.greatest),
                           weight.not_finite > 0
                               ? fmt::format(", {} not finite", Thousands(weight.not_finite))
                               : ""));
     for (const std::string& consumer : weight.consumers) text += fmt::format("    {}\n", consumer);
   }
-  const double bits = info.weight_elements == 0
-                          ? 0
-                          : static_cast<double>(info.weight_bytes) * 8 /
-                                static_cast<double>(info.weight_elements);
+  const double bits = info.weight_elements == 0 ? 0
+                                                : static_cast<double>(info.weight_bytes) * 8 /
+                                                      static_cast<double>(info.weight_elements);
   text += fmt::format("total: {}, {} elements, {} bytes, {:.2f} bits per weight\n",
                       Plural(info.weights.size(), "weight"), Thousands(info.weight_elements),
                       Thousands(info.weight_bytes), bits);
@@ -261,17 +257,17 @@ std::string InfoJson(const PackageInfo& info, const std::filesystem::path& path)
                         {"ops", program.op_counts}});
   Json weights = Json::array();
   for (const WeightInfo& weight : info.weights) {
-    Json entry = {{"function", weight.function},     {"name", weight.name},
-                  {"consumers", weight.consumers},   {"dtype", weight.dtype},
-                  {"shape", weight.shape},           {"elements", weight.element_count},
-                  {"form", weight.form},             {"compressed", weight.compressed},
-                  {"shared", weight.shared},         {"bytes", weight.bytes}};
+    Json entry = {{"function", weight.function},   {"name", weight.name},
+                  {"consumers", weight.consumers}, {"dtype", weight.dtype},
+                  {"shape", weight.shape},         {"elements", weight.element_count},
+                  {"form", weight.form},           {"compressed", weight.compressed},
+                  {"shared", weight.shared},       {"bytes", weight.bytes}};
     if (!weight.shared)
       entry["bits_per_weight"] = static_cast<double>(weight.bytes) * 8 /
                                  static_cast<double>(std::max<uint64_t>(1, weight.element_count));
     if (weight.distinct > 0) {
-      entry["sparsity"] = static_cast<double>(weight.zeros) /
-                          static_cast<double>(weight.element_count);
+      entry["sparsity"] =
+          static_cast<double>(weight.zeros) / static_cast<double>(weight.element_count);
       entry["distinct"] = weight.distinct;
       entry["min"] = weight.least;
       entry["max"] = weight.greatest;
