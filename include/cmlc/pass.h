@@ -139,6 +139,12 @@ class WeightPass : public Pass {
   };
   virtual Need Needs(const Weight& weight) const = 0;
 
+  // Weights that share their tensor are done once, unless the pass tells them apart by this text.
+  virtual std::string Variant(const Weight& weight) const {
+    static_cast<void>(weight);
+    return {};
+  }
+
   // Does the work. Called from any thread; the weight and all it points to outlive the result's
   // functions.
   virtual Result<Outcome> Replace(const Weight& weight, const PassContext& context) const = 0;

@@ -202,6 +202,10 @@ class Palettize final : public WeightPass {
   Status CheckOptions() override;
   std::optional<Skipped> Skip(const Weight& weight) const override;
   Need Needs(const Weight& weight) const override;
+  // A LUT file may give a table to each name.
+  std::string Variant(const Weight& weight) const override {
+    return given_.contains(weight.name) ? weight.name : std::string();
+  }
   Result<Outcome> Replace(const Weight& weight, const PassContext& context) const override;
 
  private:

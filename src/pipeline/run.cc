@@ -397,7 +397,7 @@ Status Runner::Transform(Survey& survey, int32_t version) {
   // Sites become jobs; the same tensor, seen the same way and governed by the same options, is one.
   std::vector<Job> jobs;
   using Key = std::tuple<TensorId, const WeightPass*, Shape, DataType, std::optional<int64_t>,
-                         std::optional<int64_t>>;
+                         std::optional<int64_t>, std::string>;
   std::map<Key, size_t> by_key;
   for (Site& site : survey.sites) {
     const Operation& op = *site.found.definition->op;
@@ -408,10 +408,10 @@ Status Runner::Transform(Survey& survey, int32_t version) {
     if (!site.found.compressed) {
       const Value& value = op.attributes.at("val");
       weight.tensor = TensorOf(value);
-      const auto [at, is_new] =
-          by_key.emplace(Key{weight.tensor, site.choice.pass, weight.shape, weight.dtype,
-                             weight.output_axis, weight.input_axis},
-                         jobs.size());
+      const auto [at, is_new] = by_key.emplace(
+          Key{weight.tensor, site.choice.pass, weight.shape, weight.dtype, weight.output_axis,
+              weight.input_axis, site.choice.pass->Variant(weight)},
+          jobs.size());
       if (!is_new) {
         jobs[at->second].sites.push_back(&site);
         continue;

@@ -1,6 +1,7 @@
 // A fuzzer that runs with the tests: tiny packages, damaged in ways that a seed decides. The same
 // seed does the same damage everywhere, so a failure names all that is needed to see it again.
-// fuzz_package.cc has the entry points for libFuzzer, which also follows coverage.
+// CMLC_FUZZ_ITERATIONS sets how many times. fuzz_package.cc has the entry points for libFuzzer, which
+// also follows coverage.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -164,7 +165,7 @@ class FuzzPackage : public ::testing::Test {
   }
   ~FuzzPackage() override { ::testing::internal::GetCapturedStderr(); }
 
-  void Run(PackageBuilder package, uint64_t first_seed) {
+  void Run(PackageBuilder package, uint64_t first_seed, int iterations = 400) {
     const fs::path path = package.Write(dir_ / "in.mlpackage");
     const Exercise whole = ExercisePackage(path, dir_ / "out.mlpackage", 2);
     ASSERT_EQ(whole.broken, "");
@@ -179,7 +180,7 @@ class FuzzPackage : public ::testing::Test {
 
     int opened = 0;
     const char* wanted = std::getenv("CMLC_FUZZ_ITERATIONS");
-    const int iterations = wanted != nullptr ? std::atoi(wanted) : 400;
+    if (wanted != nullptr) iterations = std::atoi(wanted);
     for (int i = 0; i < iterations; ++i) {
       const uint64_t seed = first_seed + static_cast<uint64_t>(i);
       Random random(seed);
@@ -216,9 +217,9 @@ TEST_F(FuzzPackage, Conv) { Run(OneConv(DataType::kFloat32, 8, 4, 3), 2'000'000)
 TEST_F(FuzzPackage, CompressedWeights) { Run(Compressed(), 3'000'000); }
 TEST_F(FuzzPackage, OldCompressedWeights) { Run(CompressedOld(), 4'000'000); }
 TEST_F(FuzzPackage, OneOfEverything) { Run(test::OneOfEverything(), 5'000'000); }
-TEST_F(FuzzPackage, Pipeline) { Run(SmallPipeline(), 6'000'000); }
-TEST_F(FuzzPackage, Functions) { Run(TwoFunctions(), 7'000'000); }
-TEST_F(FuzzPackage, NestedBlocks) { Run(test::NestedBlocks(), 8'000'000); }
+TEST_F(FuzzPackage, Pipeline) { Run(SmallPipeline(), 6'000'000, 200); }
+TEST_F(FuzzPackage, Functions) { Run(TwoFunctions(), 7'000'000, 200); }
+TEST_F(FuzzPackage, NestedBlocks) { Run(test::NestedBlocks(), 8'000'000, 200); }
 
 }  // namespace
 }  // namespace cmlc::test

@@ -261,9 +261,8 @@ TEST(PalettizeGroups, UniqueModeCountsWithinAGroup) {
   EXPECT_EQ(rows.after().Values("weight"), values);
 }
 
-// Nothing is gained by a newer system if the weight is left after all. Disabled: what a weight
-// needs is asked before its values are counted.
-TEST(PalettizeGroups, DISABLED_TooManyDistinctValuesRaiseNothing) {
+// Nothing is gained by a newer system if the weight is left after all.
+TEST(PalettizeGroups, TooManyDistinctValuesRaiseNothing) {
   const PassRun run(OneLinear(DataType::kFloat32, 64, 1024),
                     Palettize({{"mode", "unique"}, {"group_size", "32"}}));
   EXPECT_TRUE(Left(run, "weight", "256"));

@@ -164,8 +164,8 @@ TEST_F(PalettizeCustom, FindsTheTableByTheWeightsName) {
   EXPECT_TRUE(Left(run, "w1", "has no list of this name"));
 }
 
-// Disabled: such weights are one piece of work, whose table is the first one's.
-TEST_F(PalettizeCustom, DISABLED_WeightsWithTheSameBytesMayHaveDifferentTables) {
+// They share a tensor, and yet are two pieces of work.
+TEST_F(PalettizeCustom, WeightsWithTheSameBytesMayHaveDifferentTables) {
   PackageBuilder package(7);
   BlockBuilder main = package.Function("main");
   const wire::Value blob =
