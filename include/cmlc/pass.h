@@ -65,7 +65,13 @@ struct Weight {
 
   // The values. Of a plain weight also its bytes in the store.
   const TensorReader* reader = nullptr;
+  const TensorStore* store = nullptr;
   TensorId tensor{};
+  // All bytes of a plain weight, while a pass works on it; empty for large ones.
+  std::span<const std::byte> resident;
+
+  // Bytes [begin, begin + size) of a plain weight. Any thread may call it.
+  Result<TensorView> View(uint64_t begin, uint64_t size) const;
 };
 
 struct PassContext {
@@ -75,11 +81,12 @@ struct PassContext {
   int32_t specification_version = 0;
 };
 
-// A tensor that a pass makes. Small ones are given whole, large ones by a source of chunks.
+// A tensor that a pass makes. Small ones are given whole, large ones by a source of chunks; the
+// driver makes those of small weights ready for writing while the weight is at hand.
 struct NewTensor {
   DataType dtype = DataType::kUnused;
   Shape shape;
-  std::variant<std::string, TensorSource> content;  // packed bytes, or their source
+  std::variant<std::string, TensorSource, ReadyTensor> content;  // packed bytes, or their source
 };
 
 // How far a replacement is from the weight, over all elements.

@@ -18,10 +18,11 @@ namespace cmlc {
 
 // Other options for some weights, or none at all.
 //
-// A weight is governed by the last rule whose pattern matches its own name; else by the last one that
-// matches the name of an op that reads it; else by the last one that matches the type of such an op;
-// else by the pass's own options. A rule's options are set on top of the pass's own. If ops that share a weight are
-// governed differently, leaving it alone wins, then the op that comes first in the program.
+// A weight is governed by the last rule whose pattern matches its own name; else by the last one
+// that matches the name of an op that reads it; else by the last one that matches the type of such
+// an op; else by the pass's own options. A rule's options are set on top of the pass's own. If ops
+// that share a weight are governed differently, leaving it alone wins, then the op that comes first
+// in the program.
 struct Rule {
   enum class Kind { kOpType, kOpName };
   Kind kind = Kind::kOpName;

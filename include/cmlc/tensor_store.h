@@ -8,6 +8,7 @@
 #ifndef CMLC_TENSOR_STORE_H_
 #define CMLC_TENSOR_STORE_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -46,6 +47,9 @@ class TensorView {
   ~TensorView();
   std::span<const std::byte> bytes() const { return bytes_; }
 
+  // A view of bytes that someone else keeps alive.
+  static TensorView Of(std::span<const std::byte> bytes);
+
  private:
   friend class TensorStore;
   struct Window;
@@ -65,6 +69,21 @@ struct TensorSource {
   // multiple of kChunkBytes. Called for every chunk once, in any order, by several threads.
   std::function<Status(uint64_t begin, std::span<std::byte> out)> fill;
 };
+
+// A tensor in memory, with all that can be prepared for writing it by any thread.
+struct ReadyTensor {
+  DataType dtype = DataType::kUnused;
+  uint64_t element_count = 0;
+  std::unique_ptr<std::byte[]> content;  // packed
+  size_t size_bytes = 0;
+  std::array<uint64_t, 2> hash{};
+
+  std::span<const std::byte> bytes() const { return {content.get(), size_bytes}; }
+};
+
+// Makes all chunks of a source, one after the other. It has to fit in memory.
+Result<ReadyTensor> MakeReady(const TensorSource& source);
+ReadyTensor MakeReady(DataType dtype, uint64_t element_count, std::span<const std::byte> bytes);
 
 class TensorStore {
  public:
@@ -113,6 +132,11 @@ class TensorStore {
   // Writes a tensor to the new weights file. A tensor of the same type and bytes that is already
   // there is stored once: then its id is returned. One caller at a time; `pool` makes chunks.
   Result<TensorId> Append(WeightsFile file, const TensorSource& source, ThreadPool& pool);
+
+  // The same for several tensors that are in memory, in their order; all threads write.
+  Result<std::vector<TensorId>> Append(WeightsFile file,
+                                       std::span<const ReadyTensor* const> tensors,
+                                       ThreadPool& pool);
 
   // Finishes all weights files of the output: every tensor of `live` ends up in its file, those of
   // the input in the order in which they lie there, and what nobody needs is left out.

@@ -4,8 +4,11 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -116,6 +119,21 @@ Status File::WriteAt(uint64_t offset, std::span<const std::byte> bytes) {
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
   return Ok();
+}
+
+Status File::WriteAt(uint64_t offset, std::span<const std::byte> head,
+                     std::span<const std::byte> bytes) {
+  const std::array<iovec, 2> parts = {
+      iovec{const_cast<std::byte*>(head.data()), head.size()},
+      iovec{const_cast<std::byte*>(bytes.data()), bytes.size()},
+  };
+  const ssize_t result = pwritev(descriptor_, parts.data(), static_cast<int>(parts.size()),
+                                 static_cast<off_t>(offset));
+  // What one call did not do is left to the plain way, errors included.
+  const size_t written = result < 0 ? 0 : static_cast<size_t>(result);
+  if (written < head.size()) CMLC_RETURN_IF_ERROR(WriteAt(offset + written, head.subspan(written)));
+  const size_t done = written - std::min(written, head.size());
+  return WriteAt(offset + head.size() + done, bytes.subspan(done));
 }
 
 Status File::Resize(uint64_t size) {

@@ -58,6 +58,9 @@ class File {
 
   // Writes at `offset`; any thread may call it. kOutput on failure.
   Status WriteAt(uint64_t offset, std::span<const std::byte> bytes);
+  // The same for two runs of bytes, one behind the other.
+  Status WriteAt(uint64_t offset, std::span<const std::byte> head,
+                 std::span<const std::byte> bytes);
 
   // Cuts the file to `size` bytes, or fills it up with zeros.
   Status Resize(uint64_t size);

@@ -19,7 +19,7 @@ std::string Packed(const std::vector<T>& values) {
 template <typename T>
 std::vector<T> Unpacked(std::string_view bytes) {
   std::vector<T> values(bytes.size() / sizeof(T));
-  std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
   return values;
 }
 

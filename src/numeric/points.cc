@@ -50,7 +50,7 @@ void CollectRuns(const std::vector<uint32_t>& keys, const ValueOf& value_of, Poi
 
 }  // namespace
 
-HalfCounts::HalfCounts() : counts_(kHalfPatterns, 0), high_(kHalfPatterns, 0) {}
+HalfCounts::HalfCounts() : counts_(kHalfPatterns, 0) {}
 
 void HalfCounts::Add(std::span<const uint16_t> values) {
   while (!values.empty()) {
@@ -64,17 +64,19 @@ void HalfCounts::Add(std::span<const uint16_t> values) {
 }
 
 void HalfCounts::Flush() {
+  high_.resize(kHalfPatterns);
   for (size_t i = 0; i < kHalfPatterns; ++i) high_[i] += std::exchange(counts_[i], 0);
   pending_ = 0;
 }
 
 void HalfCounts::Merge(const HalfCounts& other) {
+  high_.resize(kHalfPatterns);
   for (size_t i = 0; i < kHalfPatterns; ++i) high_[i] += other.count(static_cast<uint16_t>(i));
 }
 
 void HalfCounts::Clear() {
   std::fill(counts_.begin(), counts_.end(), 0);
-  std::fill(high_.begin(), high_.end(), 0);
+  high_.clear();
   pending_ = 0;
 }
 
@@ -87,15 +89,26 @@ uint64_t HalfCounts::not_finite() const {
 
 void HalfCounts::ToPoints(Points& points) const {
   points.clear();
-  for (uint32_t pattern = 0xfbff; pattern > 0x8000; --pattern)
+  const auto add = [&](uint32_t pattern) {
     if (const uint64_t n = count(static_cast<uint16_t>(pattern)); n > 0)
       points.Add(static_cast<double>(HalfToFloat(static_cast<uint16_t>(pattern))),
                  static_cast<double>(n));
+  };
+  // Most patterns do not occur, and those that do lie together.
+  constexpr uint32_t kRun = 16;
+  const auto empty = [&](uint32_t first) {
+    if (!high_.empty()) return false;
+    uint32_t any = 0;
+    for (uint32_t i = 0; i < kRun; ++i) any |= counts_[first + i];
+    return any == 0;
+  };
+  for (uint32_t end = 0xfc00; end > 0x8000; end -= kRun)
+    if (!empty(end - kRun))
+      for (uint32_t i = 1; i <= kRun && end - i > 0x8000; ++i) add(end - i);
   if (const uint64_t n = count(0) + count(0x8000); n > 0) points.Add(0.0, static_cast<double>(n));
-  for (uint32_t pattern = 1; pattern < 0x7c00; ++pattern)
-    if (const uint64_t n = count(static_cast<uint16_t>(pattern)); n > 0)
-      points.Add(static_cast<double>(HalfToFloat(static_cast<uint16_t>(pattern))),
-                 static_cast<double>(n));
+  for (uint32_t first = 0; first < 0x7c00; first += kRun)
+    if (!empty(first))
+      for (uint32_t i = first == 0 ? 1 : 0; i < kRun; ++i) add(first + i);
 }
 
 FloatCounts::FloatCounts()

@@ -27,14 +27,16 @@ struct Points {
 };
 
 // Counts of all fp16 patterns. 256 KiB; the counts have 64 bits through a second table that is only
-// touched every 2^31 values.
+// there from the 2^31st value on, or when counts were merged.
 class HalfCounts {
  public:
   HalfCounts();
   void Add(std::span<const uint16_t> values);
   void Merge(const HalfCounts& other);
   void Clear();
-  uint64_t count(uint16_t pattern) const { return counts_[pattern] + high_[pattern]; }
+  uint64_t count(uint16_t pattern) const {
+    return counts_[pattern] + (high_.empty() ? 0 : high_[pattern]);
+  }
   // The number of infinities and NaNs.
   uint64_t not_finite() const;
   void ToPoints(Points& points) const;

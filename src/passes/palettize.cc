@@ -66,8 +66,8 @@ struct Layout {
 template <typename T>
 class WeightSource final : public numeric::ValueSource<T> {
  public:
-  WeightSource(const TensorStore& store, TensorId id, uint64_t first, uint64_t count)
-      : store_(store), id_(id), first_(first), count_(count) {}
+  WeightSource(const Weight& weight, uint64_t first, uint64_t count)
+      : weight_(weight), first_(first), count_(count) {}
 
   uint64_t count() const override { return count_; }
   size_t pieces() const override {
@@ -78,14 +78,13 @@ class WeightSource final : public numeric::ValueSource<T> {
     const uint64_t begin = piece * kPieceValues;
     const uint64_t count = std::min(kPieceValues, count_ - begin);
     CMLC_ASSIGN_OR_RETURN(const TensorView view,
-                          store_.View(id_, (first_ + begin) * sizeof(T), count * sizeof(T)));
+                          weight_.View((first_ + begin) * sizeof(T), count * sizeof(T)));
     visit(begin, {reinterpret_cast<const T*>(view.bytes().data()), static_cast<size_t>(count)});
     return Ok();
   }
 
  private:
-  const TensorStore& store_;
-  TensorId id_;
+  const Weight& weight_;
   uint64_t first_;
   uint64_t count_;
 };
@@ -121,14 +120,13 @@ struct Tables {
 
 // Packed indices of the elements that belong to bytes [begin, begin + out.size()).
 template <typename T>
-Status FillIndices(Tables<T>& tables, const TensorStore& store, TensorId id, int bits,
-                   uint64_t element_count, uint64_t begin, std::span<std::byte> out) {
+Status FillIndices(Tables<T>& tables, const Weight& weight, int bits, uint64_t begin,
+                   std::span<std::byte> out) {
   const Layout& layout = tables.layout;
   const uint64_t first = begin * 8 / static_cast<uint64_t>(bits);
-  const uint64_t count =
-      std::min<uint64_t>(out.size() * 8 / static_cast<uint64_t>(bits), element_count - first);
-  CMLC_ASSIGN_OR_RETURN(const TensorView view,
-                        store.View(id, first * sizeof(T), count * sizeof(T)));
+  const uint64_t count = std::min<uint64_t>(out.size() * 8 / static_cast<uint64_t>(bits),
+                                            weight.element_count - first);
+  CMLC_ASSIGN_OR_RETURN(const TensorView view, weight.View(first * sizeof(T), count * sizeof(T)));
   const std::span<const T> values(reinterpret_cast<const T*>(view.bytes().data()),
                                   static_cast<size_t>(count));
   std::optional<AssignerOf<T>> current;
@@ -444,7 +442,7 @@ Result<Palettize::Fitted> Palettize::Fit(const Weight& weight, const Layout& lay
   if (layout.contiguous()) {
     const uint64_t size = layout.group_values();
     context.pool.For(static_cast<size_t>(layout.groups), [&](size_t group, int) {
-      const WeightSource<T> source(context.tensors, weight.tensor, group * size, size);
+      const WeightSource<T> source(weight, group * size, size);
       fit_one(group, source, [&](uint64_t index) { return group * size + index; });
     });
   } else {
@@ -465,8 +463,7 @@ Result<Palettize::Fitted> Palettize::Fit(const Weight& weight, const Layout& lay
         const uint64_t rows = std::min(rows_at_once, layout.outer - outer);
         const uint64_t begin = outer * row + first_group * layout.run();
         const uint64_t length = (rows - 1) * row + width;
-        Result<TensorView> view =
-            context.tensors.View(weight.tensor, begin * sizeof(T), length * sizeof(T));
+        Result<TensorView> view = weight.View(begin * sizeof(T), length * sizeof(T));
         if (!view.ok()) {
           const std::lock_guard lock(mutex);
           if (status.ok()) status = view.error();
@@ -537,9 +534,8 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
   TensorSource source{.dtype = new_form ? UnsignedOfBits(bits) : DataType::kUInt8,
                       .element_count = new_form ? weight.element_count : index_bytes,
                       .fill = nullptr};
-  source.fill = [tables, bits, id = weight.tensor, &store = context.tensors,
-                 count = weight.element_count](uint64_t begin, std::span<std::byte> out) {
-    return FillIndices<T>(*tables, store, id, bits, count, begin, out);
+  source.fill = [tables, bits, &weight](uint64_t begin, std::span<std::byte> out) {
+    return FillIndices<T>(*tables, weight, bits, begin, out);
   };
   std::string lut_bytes(tables->luts.size() * sizeof(T), '\0');
   if constexpr (kIsHalf)

@@ -89,8 +89,9 @@ class Runner {
   Status RunPart(Part& part, const OpsetInfo* target);
   Status Transform(Survey& survey, int32_t version);
   void Compute(Job& job, int32_t version);
-  Status Finish(Job& job, Survey& survey, int32_t version);
-  Result<Value> Store(NewTensor tensor, WeightsFile file, int32_t version);
+  static bool GoesToFile(const NewTensor& tensor, int32_t version);
+  Result<std::vector<std::vector<Value>>> Store(std::span<Job> jobs, int32_t version);
+  void Finish(Job& job, const std::vector<Value>& values, Survey& survey);
   void Apply(Survey& survey);
   TensorId TensorOf(const Value& value);
   uint64_t CountedOnce(const StoredForm& form);
@@ -235,6 +236,7 @@ Result<bool> Runner::WouldBeDone(Site& site, int32_t version) {
   CMLC_ASSIGN_OR_RETURN(
       site.reader, MakeReader(op, site.found.definition->output, *site.index, package_.tensors()));
   weight.reader = site.reader.get();
+  weight.store = &package_.tensors();
   if (!site.found.compressed) weight.tensor = TensorOf(op.attributes.at("val"));
   CMLC_ASSIGN_OR_RETURN(const Outcome outcome,
                         site.choice.pass->Replace(weight, {.tensors = package_.tensors(),
@@ -289,94 +291,128 @@ Status Runner::Raise(Part& part, int32_t version) {
   return Ok();
 }
 
-// Runs the pass for a job; from any thread. Results of small weights are made here, so that writing
-// them is all that is left to do in order.
-void Runner::Compute(Job& job, int32_t version) {
-  Site& site = *job.sites.front();
-  const PassContext context{
-      .tensors = package_.tensors(), .pool = pool_, .specification_version = version};
-  Result<Outcome> outcome = site.choice.pass->Replace(site.found.weight, context);
-  if (!outcome.ok()) {
-    job.error = outcome.error();
-    return;
-  }
-  job.outcome = std::move(*outcome);
-  auto* replacement = std::get_if<Replacement>(&job.outcome);
-  if (replacement == nullptr || site.found.weight.element_count > kLargeWeight) return;
-  for (NewTensor& tensor : replacement->tensors) {
-    const auto* source = std::get_if<TensorSource>(&tensor.content);
-    if (source == nullptr) continue;
-    const uint64_t size = *PackedBytes(source->element_count, BitsOf(source->dtype));
-    std::string bytes(static_cast<size_t>(size), '\0');
-    const auto out = std::as_writable_bytes(std::span(bytes));
-    for (uint64_t begin = 0; begin < size; begin += TensorSource::kChunkBytes) {
-      const auto step =
-          static_cast<size_t>(std::min<uint64_t>(TensorSource::kChunkBytes, size - begin));
-      if (Status status = source->fill(begin, out.subspan(begin, step)); !status.ok()) {
-        job.error = status.error();
-        return;
-      }
-    }
-    tensor.content = std::move(bytes);
-  }
-}
-
-// Puts a new tensor into the weights file, or into the model message if it is too small for that.
-Result<Value> Runner::Store(NewTensor tensor, WeightsFile file, int32_t version) {
-  const uint64_t count = *ElementCount(tensor.shape);
+// Whether a new tensor goes to the weights file, or into the model message.
+bool Runner::GoesToFile(const NewTensor& tensor, int32_t version) {
   const DataTypeInfo* type = FindDataType(tensor.dtype);
   const bool old_blob_type = IsWeightFloat(tensor.dtype) || tensor.dtype == DataType::kInt8 ||
                              tensor.dtype == DataType::kUInt8;
-  const bool blob = count >= kLeastBlobElements && type->blob_code != 0 &&
-                    (old_blob_type || version >= kSpecIos18);
-  if (!blob) {
-    if (auto* source = std::get_if<TensorSource>(&tensor.content)) {
-      std::string small(static_cast<size_t>(*PackedBytes(count, type->bits)), '\0');
-      CMLC_CHECK(small.size() <= TensorSource::kChunkBytes);
-      CMLC_RETURN_IF_ERROR(source->fill(0, std::as_writable_bytes(std::span(small))));
-      tensor.content = std::move(small);
-    }
-    return MakeImmediate(tensor.dtype, tensor.shape,
-                         std::move(std::get<std::string>(tensor.content)));
-  }
-  TensorSource source;
-  if (auto* given = std::get_if<TensorSource>(&tensor.content)) {
-    source = std::move(*given);
-  } else {
-    const auto& whole = std::get<std::string>(tensor.content);
-    source = {.dtype = tensor.dtype,
-              .element_count = count,
-              .fill = [&whole](uint64_t begin, std::span<std::byte> out) {
-                std::memcpy(out.data(), whole.data() + begin, out.size());
-                return Ok();
-              }};
-  }
-  CMLC_ASSIGN_OR_RETURN(const TensorId id, package_.tensors().Append(file, source, pool_));
-  return MakeBlobValue(tensor.dtype, tensor.shape, id);
+  return *ElementCount(tensor.shape) >= kLeastBlobElements && type->blob_code != 0 &&
+         (old_blob_type || version >= kSpecIos18);
 }
 
-// Stores what a job made and builds the operations for all its sites.
-Status Runner::Finish(Job& job, Survey& survey, int32_t version) {
-  if (job.error) return *job.error;
+// Runs the pass for a job; from any thread. Results of small weights are made here, while their
+// values are at hand, so that writing them is all that is left to do.
+void Runner::Compute(Job& job, int32_t version) {
+  Site& site = *job.sites.front();
+  Weight& weight = site.found.weight;
+  const bool small = weight.element_count <= kLargeWeight;
+  const auto work = [&]() -> Status {
+    TensorView resident;
+    if (small && !site.found.compressed) {
+      CMLC_ASSIGN_OR_RETURN(
+          resident, package_.tensors().View(weight.tensor, 0,
+                                            package_.tensors().info(weight.tensor).size_bytes));
+      weight.resident = resident.bytes();
+    }
+    const PassContext context{
+        .tensors = package_.tensors(), .pool = pool_, .specification_version = version};
+    CMLC_ASSIGN_OR_RETURN(job.outcome, site.choice.pass->Replace(weight, context));
+    auto* replacement = std::get_if<Replacement>(&job.outcome);
+    if (replacement == nullptr || !small) return Ok();
+    for (NewTensor& tensor : replacement->tensors) {
+      const uint64_t count = *ElementCount(tensor.shape);
+      if (const auto* source = std::get_if<TensorSource>(&tensor.content)) {
+        CMLC_ASSIGN_OR_RETURN(ReadyTensor ready, MakeReady(*source));
+        tensor.content = std::move(ready);
+      } else if (const auto* bytes = std::get_if<std::string>(&tensor.content);
+                 bytes != nullptr && GoesToFile(tensor, version)) {
+        tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)));
+      }
+    }
+    return Ok();
+  };
+  if (const Status status = work(); !status.ok()) job.error = status.error();
+  weight.resident = {};
+}
+
+Value Immediate(const NewTensor& tensor) {
+  if (const auto* ready = std::get_if<ReadyTensor>(&tensor.content))
+    return MakeImmediate(
+        tensor.dtype, tensor.shape,
+        std::string(reinterpret_cast<const char*>(ready->content.get()), ready->size_bytes));
+  return MakeImmediate(tensor.dtype, tensor.shape, std::get<std::string>(tensor.content));
+}
+
+// Stores the new tensors of some jobs, in order, and gives their values, for each job.
+Result<std::vector<std::vector<Value>>> Runner::Store(std::span<Job> jobs, int32_t version) {
+  std::vector<std::vector<Value>> values(jobs.size());
+  struct Place {
+    size_t job, position;
+  };
+  std::map<WeightsFile, std::pair<std::vector<const ReadyTensor*>, std::vector<Place>>> by_file;
+  const auto flush = [&]() -> Status {
+    for (auto& [file, ready] : by_file) {
+      CMLC_ASSIGN_OR_RETURN(const std::vector<TensorId> ids,
+                            package_.tensors().Append(file, ready.first, pool_));
+      for (size_t i = 0; i < ids.size(); ++i) {
+        const auto [job, position] = ready.second[i];
+        const NewTensor& tensor = std::get<Replacement>(jobs[job].outcome).tensors[position];
+        values[job][position] = MakeBlobValue(tensor.dtype, tensor.shape, ids[i]);
+      }
+    }
+    by_file.clear();
+    return Ok();
+  };
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    auto* replacement = std::get_if<Replacement>(&jobs[j].outcome);
+    if (jobs[j].error || replacement == nullptr) continue;
+    const Site& site = *jobs[j].sites.front();
+    const StoredForm form = FormOf(*site.found.definition->op, *site.index);
+    const WeightsFile file = form.tensors.empty()
+                                 ? package_.DefaultWeightsFile()
+                                 : package_.tensors().info(*form.tensors.begin()).file;
+    values[j].resize(replacement->tensors.size());
+    for (size_t t = 0; t < replacement->tensors.size(); ++t) {
+      NewTensor& tensor = replacement->tensors[t];
+      const uint64_t count = *ElementCount(tensor.shape);
+      const bool to_file = GoesToFile(tensor, version);
+      if (auto* source = std::get_if<TensorSource>(&tensor.content)) {
+        if (to_file) {
+          // Too large to be held in memory: made while it is written.
+          CMLC_RETURN_IF_ERROR(flush());
+          CMLC_ASSIGN_OR_RETURN(const TensorId id, package_.tensors().Append(file, *source, pool_));
+          values[j][t] = MakeBlobValue(tensor.dtype, tensor.shape, id);
+          continue;
+        }
+        CMLC_ASSIGN_OR_RETURN(ReadyTensor ready, MakeReady(*source));
+        tensor.content = std::move(ready);
+      }
+      if (!to_file) {
+        values[j][t] = Immediate(tensor);
+        continue;
+      }
+      if (const auto* bytes = std::get_if<std::string>(&tensor.content))
+        tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)));
+      auto& [ready, places] = by_file[file];
+      ready.push_back(&std::get<ReadyTensor>(tensor.content));
+      places.push_back({j, t});
+    }
+  }
+  CMLC_RETURN_IF_ERROR(flush());
+  return values;
+}
+
+// Builds the operations for all sites of a job from the values of what it made.
+void Runner::Finish(Job& job, const std::vector<Value>& values, Survey& survey) {
   if (const auto* skipped = std::get_if<Skipped>(&job.outcome)) {
     for (const Site* site : job.sites) {
       WeightReport& report = survey.reports[site->report];
       report.category = skipped->category;
       report.reason = skipped->reason;
     }
-    return Ok();
+    return;
   }
-  auto& replacement = std::get<Replacement>(job.outcome);
-  const StoredForm form =
-      FormOf(*job.sites.front()->found.definition->op, *job.sites.front()->index);
-  const WeightsFile file = form.tensors.empty()
-                               ? package_.DefaultWeightsFile()
-                               : package_.tensors().info(*form.tensors.begin()).file;
-  std::vector<Value> values;
-  for (NewTensor& tensor : replacement.tensors) {
-    CMLC_ASSIGN_OR_RETURN(Value value, Store(std::move(tensor), file, version));
-    values.push_back(std::move(value));
-  }
+  const auto& replacement = std::get<Replacement>(job.outcome);
   const Quality quality = replacement.quality();
   for (size_t i = 0; i < job.sites.size(); ++i) {
     Site& site = *job.sites[i];
@@ -390,7 +426,6 @@ Status Runner::Finish(Job& job, Survey& survey, int32_t version) {
     report.shared = report.shared || i > 0;
     report.quality = quality;
   }
-  return Ok();
 }
 
 Status Runner::Transform(Survey& survey, int32_t version) {
@@ -405,6 +440,7 @@ Status Runner::Transform(Survey& survey, int32_t version) {
     CMLC_ASSIGN_OR_RETURN(site.reader, MakeReader(op, site.found.definition->output, *site.index,
                                                   package_.tensors()));
     weight.reader = site.reader.get();
+    weight.store = &package_.tensors();
     if (!site.found.compressed) {
       const Value& value = op.attributes.at("val");
       weight.tensor = TensorOf(value);
@@ -439,15 +475,19 @@ Status Runner::Transform(Survey& survey, int32_t version) {
       ++end;
       if (large) break;
     }
-    pool_.For(end - begin, [&](size_t i, int) { Compute(jobs[begin + i], version); });
-    for (; begin < end; ++begin) {
-      Job& job = jobs[begin];
+    const std::span<Job> batch(&jobs[begin], end - begin);
+    pool_.For(batch.size(), [&](size_t i, int) { Compute(batch[i], version); });
+    for (const Job& job : batch)
+      if (job.error) return *job.error;
+    CMLC_ASSIGN_OR_RETURN(const auto values, Store(batch, version));
+    for (size_t i = 0; i < batch.size(); ++i) {
       ++progress_.weights_done;
-      progress_.bytes_done += input_bytes(job);
-      CMLC_RETURN_IF_ERROR(Finish(job, survey, version));
-      job.outcome = Skipped{};  // its tensors are written: let go of them
-      diagnostics_.Report(progress_);
+      progress_.bytes_done += input_bytes(batch[i]);
+      Finish(batch[i], values[i], survey);
+      batch[i].outcome = Skipped{};  // its tensors are written: let go of them
     }
+    diagnostics_.Report(progress_);
+    begin = end;
   }
   return Ok();
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <optional>
 
 namespace cmlc {
 namespace {
@@ -32,6 +33,16 @@ static_assert(sizeof(RawRecord) == kBlobAlignment);
 
 uint64_t Align(uint64_t offset) {
   return (offset + kBlobAlignment - 1) / kBlobAlignment * kBlobAlignment;
+}
+
+RawRecord RecordOf(DataType dtype, uint64_t element_count, uint64_t size_bytes, uint64_t offset) {
+  const DataTypeInfo* info = FindDataType(dtype);
+  RawRecord record;
+  record.type = info->blob_code;
+  record.size_bytes = size_bytes;
+  record.payload_offset = offset + sizeof(RawRecord);
+  record.padding_bits = size_bytes * 8 - element_count * static_cast<uint64_t>(info->bits);
+  return record;
 }
 
 template <typename T>
@@ -113,31 +124,48 @@ Result<BlobWriter> BlobWriter::Create(const std::filesystem::path& path) {
   return writer;
 }
 
-Result<BlobWriter::Written> BlobWriter::Append(const TensorSource& source, ThreadPool& pool) {
-  const DataTypeInfo* info = FindDataType(source.dtype);
-  const uint64_t size_bytes = *PackedBytes(source.element_count, info->bits);
-  const uint64_t offset = Align(end_);
-  const uint64_t payload = offset + sizeof(RawRecord);
-  RawRecord record;
-  record.type = info->blob_code;
-  record.size_bytes = size_bytes;
-  record.payload_offset = payload;
-  record.padding_bits = size_bytes * 8 - source.element_count * static_cast<uint64_t>(info->bits);
+std::vector<size_t> BlobWriter::Candidates(const Blob& blob) const {
+  std::vector<size_t> found;
+  for (auto [it, last] = by_hash_.equal_range(blob.hash.low); it != last; ++it) {
+    const Blob& other = blobs_[it->second];
+    // Sub-byte types: as many bytes may hold more or fewer elements.
+    if (other.hash == blob.hash && other.dtype == blob.dtype &&
+        other.size_bytes == blob.size_bytes && other.element_count == blob.element_count)
+      found.push_back(it->second);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
 
-  // Every chunk is made, hashed and written on its own; the blob's hash is that of the chunks'
-  // hashes in order. Chunks have the same size for every tensor, so equal bytes hash equally.
+uint64_t BlobWriter::Add(const Blob& blob) {
+  by_hash_.emplace(blob.hash.low, blobs_.size());
+  blobs_.push_back(blob);
+  end_ = blob.offset + sizeof(RawRecord) + blob.size_bytes;
+  return blob.offset;
+}
+
+Result<BlobWriter::Written> BlobWriter::Append(const TensorSource& source, ThreadPool& pool) {
+  Blob blob{.dtype = source.dtype,
+            .element_count = source.element_count,
+            .size_bytes = *PackedBytes(source.element_count, BitsOf(source.dtype)),
+            .offset = Align(end_),
+            .hash = {}};
+  const RawRecord record = RecordOf(blob.dtype, blob.element_count, blob.size_bytes, blob.offset);
+  const uint64_t payload = record.payload_offset;
+
+  // Every chunk is made, hashed and written on its own.
   constexpr uint64_t kChunk = TensorSource::kChunkBytes;
-  const size_t chunks = static_cast<size_t>((size_bytes + kChunk - 1) / kChunk);
+  const size_t chunks = static_cast<size_t>((blob.size_bytes + kChunk - 1) / kChunk);
   std::vector<Hash128> hashes(chunks);
   std::vector<std::vector<std::byte>> buffers(static_cast<size_t>(pool.threads()));
   std::mutex mutex;
-  Status status = file_.WriteAt(offset, AsBytes(record));
+  Status status = file_.WriteAt(blob.offset, AsBytes(record));
   pool.For(chunks, [&](size_t chunk, int worker) {
     const uint64_t begin = chunk * kChunk;
     std::vector<std::byte>& buffer = buffers[static_cast<size_t>(worker)];
-    if (buffer.empty()) buffer.resize(static_cast<size_t>(std::min(kChunk, size_bytes)));
-    const std::span<std::byte> bytes(buffer.data(),
-                                     static_cast<size_t>(std::min(kChunk, size_bytes - begin)));
+    if (buffer.empty()) buffer.resize(static_cast<size_t>(std::min(kChunk, blob.size_bytes)));
+    const std::span<std::byte> bytes(
+        buffer.data(), static_cast<size_t>(std::min(kChunk, blob.size_bytes - begin)));
     Status step = source.fill(begin, bytes);
     if (step.ok()) {
       hashes[chunk] = HashBytes(bytes);
@@ -150,24 +178,71 @@ Result<BlobWriter::Written> BlobWriter::Append(const TensorSource& source, Threa
   });
   CMLC_RETURN_IF_ERROR(status);
 
-  const Hash128 hash = HashBytes(std::as_bytes(std::span(hashes)));
-  for (auto [it, last] = by_hash_.equal_range(hash.low); it != last; ++it) {
-    const Blob& other = blobs_[it->second];
-    // Sub-byte types: as many bytes may hold more or fewer elements.
-    if (other.hash != hash || other.dtype != source.dtype || other.size_bytes != size_bytes ||
-        other.element_count != source.element_count)
-      continue;
+  blob.hash = HashBytes(std::as_bytes(std::span(hashes)));
+  for (const size_t candidate : Candidates(blob)) {
+    const uint64_t offset = blobs_[candidate].offset;
     CMLC_ASSIGN_OR_RETURN(const bool same,
-                          SameBytes(other.offset + sizeof(RawRecord), payload, size_bytes));
+                          SameBytes(offset + sizeof(RawRecord), payload, blob.size_bytes));
     if (!same) continue;
     // Take the copy back, so that the padding in front of the next record is zeros again.
     CMLC_RETURN_IF_ERROR(file_.Resize(end_));
-    return Written{other.offset, false};
+    return Written{offset, false};
   }
-  by_hash_.emplace(hash.low, blobs_.size());
-  blobs_.push_back({source.dtype, source.element_count, size_bytes, offset, hash});
-  end_ = payload + size_bytes;
-  return Written{offset, true};
+  return Written{Add(blob), true};
+}
+
+Result<std::vector<BlobWriter::Written>> BlobWriter::Append(std::span<const Ready> blobs,
+                                                            ThreadPool& pool) {
+  // Where each goes is decided in order, before anything is written.
+  const size_t first = blobs_.size();
+  std::vector<size_t> new_blobs;  // which of `blobs` each of blobs_ from `first` on is
+  std::vector<Written> written;
+  for (size_t i = 0; i < blobs.size(); ++i) {
+    const Ready& ready = blobs[i];
+    const Blob blob{.dtype = ready.dtype,
+                    .element_count = ready.element_count,
+                    .size_bytes = ready.bytes.size(),
+                    .offset = Align(end_),
+                    .hash = ready.hash};
+    std::optional<uint64_t> same_as;
+    for (const size_t candidate : Candidates(blob)) {
+      bool same = false;
+      if (candidate >= first) {
+        const std::span<const std::byte> other = blobs[new_blobs[candidate - first]].bytes;
+        same = std::equal(other.begin(), other.end(), ready.bytes.begin(), ready.bytes.end());
+      } else {
+        CMLC_ASSIGN_OR_RETURN(
+            same, SameBytesAs(blobs_[candidate].offset + sizeof(RawRecord), ready.bytes));
+      }
+      if (same) {
+        same_as = blobs_[candidate].offset;
+        break;
+      }
+    }
+    if (same_as) {
+      written.push_back({*same_as, false});
+      continue;
+    }
+    written.push_back({Add(blob), true});
+    new_blobs.push_back(i);
+  }
+  std::mutex mutex;
+  Status status;
+  pool.For(new_blobs.size(), [&](size_t i, int) {
+    const Blob& blob = blobs_[first + i];
+    const RawRecord record = RecordOf(blob.dtype, blob.element_count, blob.size_bytes, blob.offset);
+    const Status step = file_.WriteAt(blob.offset, AsBytes(record), blobs[new_blobs[i]].bytes);
+    if (step.ok()) return;
+    const std::lock_guard lock(mutex);
+    if (status.ok()) status = step;
+  });
+  CMLC_RETURN_IF_ERROR(status);
+  return written;
+}
+
+Result<bool> BlobWriter::SameBytesAs(uint64_t offset, std::span<const std::byte> bytes) const {
+  CMLC_ASSIGN_OR_RETURN(const FileWindow window, file_.Map(offset, bytes.size()));
+  return std::equal(bytes.begin(), bytes.end(), window.bytes().begin(), window.bytes().end());
 }
 
 Result<bool> BlobWriter::SameBytes(uint64_t a, uint64_t b, uint64_t size) const {

@@ -64,6 +64,17 @@ struct Hash128 {
 Hash128 HashBytes(std::span<const std::byte> bytes);
 std::string ToHex(const Hash128& hash);
 
+// The hash of a blob: that of its chunks' hashes (TensorSource::kChunkBytes each), in order, so
+// that chunks can be hashed by several threads.
+class BlobHasher {
+ public:
+  void AddChunk(std::span<const std::byte> chunk) { chunks_.push_back(HashBytes(chunk)); }
+  Hash128 Finish() const { return HashBytes(std::as_bytes(std::span(chunks_))); }
+
+ private:
+  std::vector<Hash128> chunks_;
+};
+
 // Writes a new weights file, blob after blob. Blobs of equal type, length and bytes are stored
 // once.
 class BlobWriter {
@@ -77,6 +88,16 @@ class BlobWriter {
   // Chunks are made, hashed and written by all threads of `pool`, at offsets fixed beforehand, so
   // the file does not depend on their number.
   Result<Written> Append(const TensorSource& source, ThreadPool& pool);
+
+  // A blob in memory, with its hash as BlobHasher makes it.
+  struct Ready {
+    DataType dtype = DataType::kUnused;
+    uint64_t element_count = 0;
+    std::span<const std::byte> bytes;
+    Hash128 hash;
+  };
+  // The same for several of them, in their order; every thread of `pool` writes some.
+  Result<std::vector<Written>> Append(std::span<const Ready> blobs, ThreadPool& pool);
 
   // Writes the header and flushes the file to the disk.
   Status Finish();
@@ -96,6 +117,10 @@ class BlobWriter {
     Hash128 hash;
   };
   Result<bool> SameBytes(uint64_t a, uint64_t b, uint64_t size) const;
+  Result<bool> SameBytesAs(uint64_t offset, std::span<const std::byte> bytes) const;
+  // The blobs that may equal the given one, in the order in which they were added.
+  std::vector<size_t> Candidates(const Blob& blob) const;
+  uint64_t Add(const Blob& blob);
 
   File file_;
   uint64_t end_ = kBlobAlignment;  // behind the last payload

@@ -26,6 +26,44 @@ TensorView::TensorView(TensorView&&) noexcept = default;
 TensorView& TensorView::operator=(TensorView&&) noexcept = default;
 TensorView::~TensorView() = default;
 
+TensorView TensorView::Of(std::span<const std::byte> bytes) {
+  TensorView view;
+  view.bytes_ = bytes;
+  return view;
+}
+
+Result<ReadyTensor> MakeReady(const TensorSource& source) {
+  ReadyTensor tensor{
+      .dtype = source.dtype,
+      .element_count = source.element_count,
+      .content = nullptr,
+      .size_bytes = static_cast<size_t>(*PackedBytes(source.element_count, BitsOf(source.dtype))),
+      .hash = {}};
+  tensor.content = std::make_unique_for_overwrite<std::byte[]>(tensor.size_bytes);
+  const std::span<std::byte> out(tensor.content.get(), tensor.size_bytes);
+  BlobHasher hasher;
+  for (size_t begin = 0; begin < out.size(); begin += TensorSource::kChunkBytes) {
+    const std::span<std::byte> chunk =
+        out.subspan(begin, std::min<size_t>(TensorSource::kChunkBytes, out.size() - begin));
+    CMLC_RETURN_IF_ERROR(source.fill(begin, chunk));
+    hasher.AddChunk(chunk);
+  }
+  const Hash128 hash = hasher.Finish();
+  tensor.hash = {hash.low, hash.high};
+  return tensor;
+}
+
+ReadyTensor MakeReady(DataType dtype, uint64_t element_count, std::span<const std::byte> bytes) {
+  Result<ReadyTensor> ready =
+      MakeReady({.dtype = dtype,
+                 .element_count = element_count,
+                 .fill = [bytes](uint64_t begin, std::span<std::byte> out) {
+                   std::memcpy(out.data(), bytes.data() + begin, out.size());
+                   return Ok();
+                 }});
+  return std::move(*ready);
+}
+
 namespace {
 
 struct Tensor {
@@ -59,6 +97,28 @@ struct TensorStore::Impl {
   TensorId Add(Tensor tensor) {
     tensors.push_back(std::move(tensor));
     return static_cast<TensorId>(tensors.size() - 1);
+  }
+
+  // The tensor that was written there, which may be known already.
+  TensorId AddWritten(WeightsFile id, DataType dtype, uint64_t element_count,
+                      const BlobWriter::Written& written) {
+    FileEntry& entry = file(id);
+    if (!written.is_new) {
+      const auto found = entry.by_output_offset.find(written.offset);
+      if (found != entry.by_output_offset.end()) return found->second;
+    }
+    Tensor tensor;
+    tensor.info = {.dtype = dtype,
+                   .element_count = element_count,
+                   .size_bytes = *PackedBytes(element_count, BitsOf(dtype)),
+                   .file = id,
+                   .missing = false,
+                   .offset = 0};
+    tensor.where = Tensor::Where::kWritten;
+    tensor.output_offset = written.offset;
+    const TensorId added = Add(std::move(tensor));
+    entry.by_output_offset.emplace(written.offset, added);
+    return added;
   }
 
   Status EnsureWriter(WeightsFile id) {
@@ -192,24 +252,28 @@ void TensorStore::StartWriting(std::function<Result<std::filesystem::path>(Weigh
 Result<TensorId> TensorStore::Append(WeightsFile file, const TensorSource& source,
                                      ThreadPool& pool) {
   CMLC_RETURN_IF_ERROR(impl_->EnsureWriter(file));
-  FileEntry& entry = impl_->file(file);
-  CMLC_ASSIGN_OR_RETURN(const BlobWriter::Written written, entry.writer->Append(source, pool));
-  if (!written.is_new) {
-    const auto found = entry.by_output_offset.find(written.offset);
-    if (found != entry.by_output_offset.end()) return found->second;
-  }
-  Tensor tensor;
-  tensor.info = {.dtype = source.dtype,
-                 .element_count = source.element_count,
-                 .size_bytes = *PackedBytes(source.element_count, BitsOf(source.dtype)),
-                 .file = file,
-                 .missing = false,
-                 .offset = 0};
-  tensor.where = Tensor::Where::kWritten;
-  tensor.output_offset = written.offset;
-  const TensorId id = impl_->Add(std::move(tensor));
-  entry.by_output_offset.emplace(written.offset, id);
-  return id;
+  CMLC_ASSIGN_OR_RETURN(const BlobWriter::Written written,
+                        impl_->file(file).writer->Append(source, pool));
+  return impl_->AddWritten(file, source.dtype, source.element_count, written);
+}
+
+Result<std::vector<TensorId>> TensorStore::Append(WeightsFile file,
+                                                  std::span<const ReadyTensor* const> tensors,
+                                                  ThreadPool& pool) {
+  std::vector<TensorId> ids;
+  if (tensors.empty()) return ids;
+  CMLC_RETURN_IF_ERROR(impl_->EnsureWriter(file));
+  std::vector<BlobWriter::Ready> ready;
+  for (const ReadyTensor* tensor : tensors)
+    ready.push_back({.dtype = tensor->dtype,
+                     .element_count = tensor->element_count,
+                     .bytes = tensor->bytes(),
+                     .hash = {tensor->hash[0], tensor->hash[1]}});
+  CMLC_ASSIGN_OR_RETURN(const std::vector<BlobWriter::Written> written,
+                        impl_->file(file).writer->Append(ready, pool));
+  for (size_t i = 0; i < ready.size(); ++i)
+    ids.push_back(impl_->AddWritten(file, ready[i].dtype, ready[i].element_count, written[i]));
+  return ids;
 }
 
 namespace {

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <cstring>
 #include <string>
 #include <vector>
@@ -90,7 +92,7 @@ TEST(BlobFile, EveryTypeAndLengthComesBack) {
     ASSERT_EQ(record->size_bytes, expected.bytes.size());
     const auto window = reader->file().Map(record->payload_offset, record->size_bytes);
     ASSERT_TRUE(Succeeds(window));
-    EXPECT_EQ(std::memcmp(window->bytes().data(), expected.bytes.data(), expected.bytes.size()), 0);
+    EXPECT_TRUE(std::ranges::equal(window->bytes(), std::as_bytes(std::span(expected.bytes))));
   }
 }
 
