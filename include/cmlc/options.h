@@ -20,6 +20,7 @@ namespace cmlc {
 struct OptionInfo {
   std::string_view name;
   std::string_view help;
+  std::string_view alias = {};  // a second name that it is known by
 };
 
 class OptionVisitor {
@@ -32,6 +33,13 @@ class OptionVisitor {
   // One of a few words.
   virtual void Choice(const OptionInfo& info, std::string& value,
                       std::initializer_list<std::string_view> allowed) = 0;
+  // A real number in [least, most].
+  virtual void Number(const OptionInfo& info, std::optional<double>& value, double least,
+                      double most) = 0;
+  // On or off.
+  virtual void Flag(const OptionInfo& info, bool& value) = 0;
+  // One integer or several, each `least` or more, joined by any of , : x (as in 2:4 or 0x64x1).
+  virtual void Ints(const OptionInfo& info, std::vector<int64_t>& value, int64_t least) = 0;
   // The path of a file to read.
   virtual void Path(const OptionInfo& info, std::string& value) = 0;
 };
@@ -42,10 +50,11 @@ using OptionValues = std::vector<std::pair<std::string, std::string>>;
 // What a help page or a report says of one option.
 struct OptionDescription {
   std::string name;
+  std::string alias;
   std::string help;
   std::vector<std::string> allowed;  // empty: any
   std::string value;                 // now; empty: not set
-  std::string kind;                  // "INT", "TEXT", "FILE"
+  std::string kind;                  // "INT", "NUMBER", "INTS", "FLAG", "TEXT", "FILE"
 };
 
 class Pass;

@@ -30,6 +30,7 @@
 
 namespace cmlc {
 
+struct Encoding;
 class TensorReader;
 class ThreadPool;
 
@@ -50,6 +51,7 @@ struct Consumer {
   // The weight's axes of output and input channels, from 0; nothing if it has no such axis.
   std::optional<int64_t> output_axis;
   std::optional<int64_t> input_axis;
+  int64_t groups = 1;  // of a grouped convolution
 };
 
 // A weight as a pass sees it.
@@ -63,14 +65,20 @@ struct Weight {
   std::optional<int64_t> output_axis;
   std::optional<int64_t> input_axis;
 
+  // How a compressed weight is stored, if that is known (ir/encoding.h); null for a plain one.
+  std::shared_ptr<const Encoding> encoding;
+  bool compressed = false;
+  bool named = false;  // a rule asks for it by its own name
+
   // The values. Of a plain weight also its bytes in the store.
   const TensorReader* reader = nullptr;
   const TensorStore* store = nullptr;
   TensorId tensor{};
-  // All bytes of a plain weight, while a pass works on it; empty for large ones.
+  // All bytes of the values, while a pass works on the weight; empty for large ones.
   std::span<const std::byte> resident;
 
-  // Bytes [begin, begin + size) of a plain weight. Any thread may call it.
+  // Bytes [begin, begin + size) of the values in the weight's type, decoded if it is compressed.
+  // Any thread may call it.
   Result<TensorView> View(uint64_t begin, uint64_t size) const;
 };
 
@@ -122,8 +130,8 @@ constexpr uint64_t kLargeWeight = uint64_t{4} << 20;
 
 class WeightPass : public Pass {
  public:
-  // Which weights it is for: those stored plainly, or those that are compressed.
-  enum class Takes { kPlain, kCompressed };
+  // Which weights it is for: those stored plainly, those that are compressed, or both.
+  enum class Takes { kPlain, kCompressed, kBoth };
   virtual Takes takes() const { return Takes::kPlain; }
 
   // Names the pass's own options; VisitOptions adds what all weight passes have.

@@ -49,11 +49,15 @@ class TensorView {
 
   // A view of bytes that someone else keeps alive.
   static TensorView Of(std::span<const std::byte> bytes);
+  // A view of bytes of its own: a copy, or `size` bytes for the caller to fill.
+  static TensorView Copy(std::span<const std::byte> bytes);
+  static TensorView Make(size_t size, std::byte** content);
 
  private:
   friend class TensorStore;
   struct Window;
   std::unique_ptr<Window> window_;
+  std::unique_ptr<std::byte[]> owned_;
   std::span<const std::byte> bytes_;
 };
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 
+#include "ir/block_grid.h"
 #include "numeric/bit_pack.h"
 #include "numeric/convert.h"
 #include "numeric/half.h"
@@ -154,55 +155,6 @@ class ConstReader final : public TensorReader {
   }
 
   ByteSource bytes_;
-};
-
-// Cuts a tensor into blocks: axis d into `blocks[d]` equal parts. Answers for a position in row-
-// major order which block it is in, and how many positions from there on are surely in it too.
-class BlockGrid {
- public:
-  BlockGrid(const Shape& shape, const Shape& blocks) {
-    uint64_t run = 1;
-    bool whole = true;
-    for (size_t d = shape.size(); d-- > 0;) {
-      const auto size = static_cast<uint64_t>(shape[d]);
-      const auto count = static_cast<uint64_t>(blocks[d]);
-      axes_.push_back({size, size / count, count});
-      if (!whole) continue;
-      if (count == 1) {
-        run *= size;
-      } else {
-        split_ = {run, size / count};
-        whole = false;
-      }
-    }
-    if (whole) split_ = {run, 1};
-  }
-
-  uint64_t Locate(uint64_t position, uint64_t& run) const {
-    const uint64_t along = position / split_.stride % split_.block;
-    run = (split_.block - along) * split_.stride - position % split_.stride;
-    uint64_t block = 0;
-    uint64_t weight = 1;
-    for (const Axis& axis : axes_) {  // innermost first
-      block += position % axis.size / axis.block * weight;
-      position /= axis.size;
-      weight *= axis.count;
-    }
-    return block;
-  }
-
- private:
-  struct Axis {
-    uint64_t size;
-    uint64_t block;  // elements of a block along the axis
-    uint64_t count;  // of blocks
-  };
-  struct Split {
-    uint64_t stride;  // elements behind the innermost axis that is cut
-    uint64_t block;
-  };
-  std::vector<Axis> axes_;
-  Split split_{1, 1};
 };
 
 // scale * (data - offset), each scale for a block.

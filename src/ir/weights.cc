@@ -9,21 +9,24 @@
 namespace cmlc {
 namespace {
 
-// The value of a boolean parameter of an op, bound by name or literally; false if absent.
-bool FlagOf(const Operation& op, const std::string& parameter, const GraphIndex& index) {
+// The value of an integer or boolean parameter of an op, bound by name or literally; nothing if it
+// is absent.
+std::optional<int64_t> NumberOf(const Operation& op, const std::string& parameter,
+                                const GraphIndex& index) {
   const auto found = op.inputs.find(parameter);
-  if (found == op.inputs.end() || found->second.bindings.size() != 1) return false;
+  if (found == op.inputs.end() || found->second.bindings.size() != 1) return std::nullopt;
   const Value* value = std::get_if<Value>(&found->second.bindings[0].target);
   if (const auto* name = std::get_if<std::string>(&found->second.bindings[0].target)) {
     const Definition* source = index.Find(&op, *name);
-    if (source == nullptr || !IsConst(*source->op)) return false;
+    if (source == nullptr || !IsConst(*source->op)) return std::nullopt;
     const auto val = source->op->attributes.find("val");
-    if (val == source->op->attributes.end()) return false;
+    if (val == source->op->attributes.end()) return std::nullopt;
     value = &val->second;
   }
-  if (value == nullptr) return false;
+  if (value == nullptr) return std::nullopt;
   const auto numbers = ImmediateInts(*value);
-  return numbers && numbers->size() == 1 && numbers->front() != 0;
+  if (!numbers || numbers->size() != 1) return std::nullopt;
+  return numbers->front();
 }
 
 // Axes of output and input channels for the op that reads a weight, as Core ML lays weights out:
@@ -32,9 +35,11 @@ std::pair<int64_t, int64_t> ChannelAxes(const Operation& op, const std::string& 
                                         const GraphIndex& index) {
   if (op.type == "conv_transpose" && parameter == "weight") return {1, 0};
   if (op.type == "matmul" && parameter == "y")
-    return FlagOf(op, "transpose_y", index) ? std::pair{-2, -1} : std::pair{-1, -2};
+    return NumberOf(op, "transpose_y", index).value_or(0) != 0 ? std::pair{-2, -1}
+                                                               : std::pair{-1, -2};
   if (op.type == "matmul" && parameter == "x")
-    return FlagOf(op, "transpose_x", index) ? std::pair{-1, -2} : std::pair{-2, -1};
+    return NumberOf(op, "transpose_x", index).value_or(0) != 0 ? std::pair{-1, -2}
+                                                               : std::pair{-2, -1};
   return {0, 1};  // conv, linear, gather and everything else
 }
 
@@ -185,7 +190,8 @@ std::vector<WeightSite> FindWeights(GraphIndex& index) {
              .output_name = use.op->outputs.empty() ? "" : use.op->outputs[0].name,
              .parameter = use.parameter,
              .output_axis = Positive(output, rank),
-             .input_axis = Positive(input, rank)});
+             .input_axis = Positive(input, rank),
+             .groups = NumberOf(*use.op, "groups", index).value_or(1)});
       }
     }
     // An inner link of a chain is no weight of its own.

@@ -504,10 +504,18 @@ Result<FitResult> Fit(const ValueSource<T>& source, const FitRequest& request, T
       break;
   }
   for (const double value : values) result.entries.push_back(RoundEntry(value, kEntry));
+  if (request.codes) {
+    const size_t most = request.mode == FitMode::kUnique  ? kMostDistinct
+                        : request.mode == FitMode::kGiven ? result.entries.size()
+                                                          : request.entries;
+    result.coded = FitCodedLut(points, result.entries, most, *request.codes, request.fixed);
+    result.entries = result.coded.entries;
+  }
   if (kIsHalf) {
     result.signal = Signal(points);
     result.noise = LutError(points, result.entries);
-    if (request.mode == FitMode::kKMeans && result.noise > error * (1 + kRoundingMatters)) {
+    if (request.mode == FitMode::kKMeans && !request.codes &&
+        result.noise > error * (1 + kRoundingMatters)) {
       RefineOnGrid(points, kEntry, result.entries);
       result.noise = LutError(points, result.entries);
     }

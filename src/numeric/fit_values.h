@@ -12,6 +12,7 @@
 
 #include "base/thread_pool.h"
 #include "cmlc/status.h"
+#include "numeric/coded_lut.h"
 #include "numeric/kmeans1d.h"
 #include "numeric/lut_fit.h"
 #include "numeric/points.h"
@@ -59,11 +60,15 @@ struct FitRequest {
   FitMode mode = FitMode::kKMeans;
   size_t entries = 0;            // kKMeans, kUniform; kUnique: at most
   std::span<const float> given;  // kGiven: ascending
+  // Entries are stored as codes of this type; with this scale and zero point if they are given.
+  std::optional<CodeType> codes;
+  std::optional<LinearParameters> fixed;
 };
 
 struct FitResult {
   std::vector<float> entries;          // ascending, in the type of the values; 1 to `entries`
   std::optional<uint64_t> not_finite;  // index of a value that is infinite or NaN; then no entries
+  CodedLut coded;                      // if codes were asked for; `entries` are its entries
   bool too_many = false;  // kUnique: more distinct values than allowed; then no entries
   // Sums of squares of the values and of their distances to the nearest entries. For fp32 they are
   // left to whoever assigns the values, since it sees them all anyway.

@@ -9,6 +9,16 @@
 // which costs little space and helps when channels differ in range. That needs iOS 18, and so do 3
 // bits; everything else fits the older form that iOS 16 knows.
 //
+// More that iOS 18 has:
+//   cluster_dim        entries are vectors of so many neighbouring channels;
+//   per_channel_scale  each output channel is divided by a scale of its own before it is looked up.
+//                      Scales and table are fitted together, an error counting as much as its
+//                      channel's scale makes it;
+//   lut_dtype          entries are stored as 8- or 4-bit integers with a scale for each table,
+//                      fitted under that constraint;
+//   joint              sparse weights are taken too (their zeros take no part), and quantized ones,
+//                      whose tables then hold codes with the scales that are there.
+//
 // Left alone, with a note: weights whose groups do not divide the channels, whose consumers
 // disagree on the channel axis (grouped only: without groups the axis does not matter), that hold
 // values that are not finite, and in mode `unique` those with more than 256 distinct values.
@@ -20,17 +30,22 @@
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "base/check.h"
 #include "base/file.h"
 #include "base/npy.h"
 #include "base/thread_pool.h"
 #include "cmlc/pass.h"
-#include "numeric/bit_pack.h"
+#include "ir/encoding.h"
+#include "numeric/coded_lut.h"
 #include "numeric/convert.h"
 #include "numeric/fit_values.h"
 #include "numeric/half.h"
 #include "numeric/lut.h"
+#include "passes/coding.h"
+#include "passes/palettize_scaled.h"
+#include "passes/palettize_vectors.h"
 
 namespace cmlc {
 namespace {
@@ -39,55 +54,7 @@ constexpr std::initializer_list<int64_t> kWidths = {1, 2, 3, 4, 6, 8};
 constexpr int64_t kDefaultGroupSize = 32;
 constexpr int32_t kSpecIos16 = 7;
 constexpr int32_t kSpecIos18 = 9;
-
-// Values of a piece of a large group, and of a band of strided groups that is gathered at once.
-constexpr uint64_t kPieceValues = uint64_t{4} << 20;
-// Indices that are computed before they are packed; a multiple of 8, so every block starts a byte.
-constexpr size_t kBlockCodes = 16 * 1024;
-
 constexpr uint64_t kMostLutFileBytes = 64 << 20;
-
-// How a tensor falls into groups of channels: [outer, channels, inner] in row-major order, each run
-// of `group_channels` channels being a group.
-struct Layout {
-  uint64_t outer = 1;
-  uint64_t channels = 1;
-  uint64_t inner = 1;
-  uint64_t group_channels = 1;
-  uint64_t groups = 1;
-  size_t axis = 0;
-
-  uint64_t run() const { return group_channels * inner; }  // neighbours in memory of one group
-  uint64_t group_values() const { return outer * run(); }
-  bool contiguous() const { return outer == 1 || groups == 1; }
-};
-
-// Pieces of a range of a weight's elements.
-template <typename T>
-class WeightSource final : public numeric::ValueSource<T> {
- public:
-  WeightSource(const Weight& weight, uint64_t first, uint64_t count)
-      : weight_(weight), first_(first), count_(count) {}
-
-  uint64_t count() const override { return count_; }
-  size_t pieces() const override {
-    return static_cast<size_t>((count_ + kPieceValues - 1) / kPieceValues);
-  }
-  Status Visit(size_t piece,
-               const typename numeric::ValueSource<T>::Visitor& visit) const override {
-    const uint64_t begin = piece * kPieceValues;
-    const uint64_t count = std::min(kPieceValues, count_ - begin);
-    CMLC_ASSIGN_OR_RETURN(const TensorView view,
-                          weight_.View((first_ + begin) * sizeof(T), count * sizeof(T)));
-    visit(begin, {reinterpret_cast<const T*>(view.bytes().data()), static_cast<size_t>(count)});
-    return Ok();
-  }
-
- private:
-  const Weight& weight_;
-  uint64_t first_;
-  uint64_t count_;
-};
 
 template <typename T>
 using AssignerOf =
@@ -96,85 +63,39 @@ using AssignerOf =
 // The tables of a weight, and how its values are assigned to them.
 template <typename T>
 struct Tables {
-  Layout layout;
-  size_t entries = 0;
-  std::vector<float> luts;  // groups x entries
-  // Where groups alternate within a chunk: an assigner for each. Otherwise they are made as needed.
-  std::vector<AssignerOf<T>> assigners;
-  // For fp32: what each chunk of indices adds to the sums of squares.
-  std::vector<Quality> chunk_quality;
+  explicit Tables(const Shape& shape, const Shape& blocks)
+      : layout(shape, blocks), grid(shape, blocks) {}
 
-  std::span<const float> lut(uint64_t group) const {
-    return std::span<const float>(luts).subspan(group * entries, entries);
+  BlockLayout layout;
+  BlockGrid grid;
+  size_t entries = 0;
+  std::vector<float> luts;  // blocks x entries
+  // Where blocks alternate within a chunk: an assigner for each. Otherwise they are made as needed.
+  std::vector<AssignerOf<T>> assigners;
+
+  std::span<const float> lut(uint64_t block) const {
+    return std::span<const float>(luts).subspan(static_cast<size_t>(block) * entries, entries);
   }
-  AssignerOf<T> MakeAssigner(uint64_t group, uint64_t expected) const {
+  AssignerOf<T> MakeAssigner(uint64_t block, uint64_t expected) const {
     if constexpr (std::is_same_v<T, uint16_t>) {
       std::vector<uint16_t> halves(entries);
-      numeric::FloatsToHalves(lut(group).data(), entries, halves.data());
+      numeric::FloatsToHalves(lut(block).data(), entries, halves.data());
       return {halves, expected};
     } else {
-      return {lut(group), expected};
+      return {lut(block), expected};
     }
+  }
+  uint64_t Locate(uint64_t position, uint64_t& run) const {
+    if (!layout.contiguous) return grid.Locate(position, run);
+    run = layout.block_size - position % layout.block_size;
+    return position / layout.block_size;
   }
 };
 
-// Packed indices of the elements that belong to bytes [begin, begin + out.size()).
-template <typename T>
-Status FillIndices(Tables<T>& tables, const Weight& weight, int bits, uint64_t begin,
-                   std::span<std::byte> out) {
-  const Layout& layout = tables.layout;
-  const uint64_t first = begin * 8 / static_cast<uint64_t>(bits);
-  const uint64_t count = std::min<uint64_t>(out.size() * 8 / static_cast<uint64_t>(bits),
-                                            weight.element_count - first);
-  CMLC_ASSIGN_OR_RETURN(const TensorView view, weight.View(first * sizeof(T), count * sizeof(T)));
-  const std::span<const T> values(reinterpret_cast<const T*>(view.bytes().data()),
-                                  static_cast<size_t>(count));
-  std::optional<AssignerOf<T>> current;
-  uint64_t current_group = 0;
-  Quality quality;
-  std::vector<uint8_t> codes(std::min<size_t>(kBlockCodes, values.size()));
-  for (size_t block = 0; block < values.size(); block += kBlockCodes) {
-    const size_t block_end = std::min(values.size(), block + kBlockCodes);
-    for (size_t i = block; i < block_end;) {
-      uint64_t group = 0;
-      size_t end = block_end;
-      if (layout.groups > 1) {
-        const uint64_t position = first + i;
-        const uint64_t in_row = position % (layout.channels * layout.inner);
-        group = in_row / layout.run();
-        end = std::min<uint64_t>(block_end, i + (layout.run() - in_row % layout.run()));
-      }
-      const AssignerOf<T>* assigner = nullptr;
-      if (!tables.assigners.empty()) {
-        assigner = &tables.assigners[group];
-      } else {
-        if (!current || current_group != group) {
-          current = tables.MakeAssigner(group, std::min<uint64_t>(layout.run(), count));
-          current_group = group;
-        }
-        assigner = &*current;
-      }
-      const std::span<const T> run = values.subspan(i, end - i);
-      uint8_t* run_codes = codes.data() + (i - block);
-      assigner->Assign(run, run_codes);
-      if constexpr (std::is_same_v<T, float>) {
-        quality.noise += numeric::SquaredError(run, run_codes, tables.lut(group).data());
-        quality.signal += numeric::SumOfSquares(run);
-      }
-      i = end;
-    }
-    const size_t block_codes = block_end - block;
-    const size_t byte = block * static_cast<size_t>(bits) / 8;
-    numeric::PackBits(std::span(codes).first(block_codes), bits,
-                      out.subspan(byte, (block_codes * static_cast<size_t>(bits) + 7) / 8));
-  }
-  if constexpr (std::is_same_v<T, float>)
-    tables.chunk_quality[begin / TensorSource::kChunkBytes] = quality;
-  return Ok();
-}
-
 class Palettize final : public WeightPass {
  public:
+  Takes takes() const override { return joint_ ? Takes::kBoth : Takes::kPlain; }
+
   void VisitOwnOptions(OptionVisitor& v) override {
     v.Int({"nbits", "bits of an index; a LUT has 2^nbits entries (modes kmeans and uniform)"},
           nbits_, 1, kWidths);
@@ -191,14 +112,30 @@ class Palettize final : public WeightPass {
            "axis of the channels that are grouped, negative from the end (default: "
            "output channels of the op that reads the weight)"},
           channel_axis_, INT64_MIN);
+    v.Int({"cluster_dim", "neighbouring channels that one index stands for (default 1)"},
+          cluster_dim_, 1);
+    v.Flag({"per_channel_scale",
+            "divide each output channel by a scale of its own, fitted together with the LUT",
+            "enable_per_channel_scale"},
+           per_channel_scale_);
+    v.Choice(
+        {"lut_dtype", "of LUT entries: that of the weight, or integers with a scale for each LUT"},
+        lut_dtype_, {"float", "int8", "uint8", "int4", "uint4"});
     v.Path({"lut_file",
             "entries for mode custom: an .npy vector, a JSON list, or a JSON object of "
             "lists by weight name"},
            lut_file_);
+    v.Choice({"fallback",
+              "for a weight whose channels group_size or cluster_dim does not divide: leave it "
+              "alone, take the nearest size that divides, or one LUT for each channel"},
+             fallback_, {"skip", "nearest", "per_channel"});
+    v.Flag({"joint", "palettize sparse and quantized weights too"}, joint_);
   }
 
   Status CheckOptions() override;
-  std::optional<Skipped> Skip(const Weight& weight) const override;
+  std::optional<Skipped> Skip(const Weight& weight) const override {
+    return PlanOf(weight).skipped;
+  }
   Need Needs(const Weight& weight) const override;
   // A LUT file may give a table to each name.
   std::string Variant(const Weight& weight) const override {
@@ -207,28 +144,47 @@ class Palettize final : public WeightPass {
   Result<Outcome> Replace(const Weight& weight, const PassContext& context) const override;
 
  private:
+  // How a weight is cut, or why it is not.
+  struct Plan {
+    Shape blocks;  // LUTs along each axis of the weight
+    size_t axis = 0;
+    int64_t group_channels = 0;
+    int64_t cluster_dim = 1;
+    std::string note;  // what was done instead of what was asked for
+    std::optional<Skipped> skipped;
+    uint64_t luts() const { return *ElementCount(blocks); }
+  };
   struct Fitted {
-    std::vector<std::vector<float>> luts;  // by group
+    std::vector<std::vector<float>> luts;  // by block
+    std::vector<numeric::CodedLut> coded;  // likewise, if entries are stored as codes
     std::optional<Skipped> skipped;
     Quality quality;  // of fp16
   };
 
   bool grouped() const { return granularity_ == "per_grouped_channel"; }
-  std::optional<uint64_t> Axis(const Weight& weight) const;
-  Layout LayoutOf(const Weight& weight) const;
+  std::optional<size_t> Axis(const Weight& weight) const;
+  Plan PlanOf(const Weight& weight) const;
   const std::vector<float>* Given(const Weight& weight) const;
+  std::optional<DataType> LutType(const Weight& weight) const;
+  std::string FormText(const Plan& plan, const Weight& weight, int bits) const;
   template <typename T>
-  Result<Fitted> Fit(const Weight& weight, const Layout& layout, size_t most_entries,
+  Result<Fitted> Fit(const Weight& weight, const Plan& plan, const Kept* kept, size_t most_entries,
                      const PassContext& context) const;
   template <typename T>
   Result<Outcome> ReplaceAs(const Weight& weight, const PassContext& context) const;
+  int BitsFor(size_t entries, bool new_form) const;
 
   std::optional<int64_t> nbits_;
   std::string mode_ = "kmeans";
   std::string granularity_;
   std::optional<int64_t> group_size_;
   std::optional<int64_t> channel_axis_;
+  std::optional<int64_t> cluster_dim_;
+  bool per_channel_scale_ = false;
+  std::string lut_dtype_ = "float";
   std::string lut_file_;
+  std::string fallback_ = "skip";
+  bool joint_ = false;
   // Mode custom: ascending entries by weight name; "" holds those for all weights.
   std::map<std::string, std::vector<float>> given_;
 };
@@ -304,40 +260,41 @@ Status Palettize::CheckOptions() {
     return bad("lut_file", fmt::format("is only used by mode custom, and the mode is {}", mode_));
   if (granularity_ == "per_tensor" && group_size_)
     return bad("group_size", "has no meaning with granularity per_tensor");
-  if (granularity_ == "per_tensor" && channel_axis_)
+  const bool vectors = cluster_dim_.value_or(1) > 1;
+  if (granularity_ == "per_tensor" && channel_axis_ && !vectors)
     return bad("channel_axis", "has no meaning with granularity per_tensor");
   if (granularity_.empty())
-    granularity_ = group_size_ || channel_axis_ ? "per_grouped_channel" : "per_tensor";
+    granularity_ =
+        group_size_ || (channel_axis_ && !vectors) ? "per_grouped_channel" : "per_tensor";
+  if (vectors) {
+    if (*cluster_dim_ > static_cast<int64_t>(numeric::kMostVectorDims))
+      return bad("cluster_dim", fmt::format("is {}, expected at most {}", *cluster_dim_,
+                                            numeric::kMostVectorDims));
+    if (mode_ != "kmeans" && mode_ != "unique")
+      return bad(
+          "cluster_dim",
+          fmt::format("vectors are placed by modes kmeans and unique, and the mode is {}", mode_));
+    if (per_channel_scale_) return bad("per_channel_scale", "is not possible with cluster_dim");
+    if (lut_dtype_ != "float")
+      return bad("lut_dtype",
+                 "is not possible with cluster_dim in one step; `cmlc quantize --joint` quantizes "
+                 "the entries afterwards");
+  }
+  if (per_channel_scale_ && mode_ != "kmeans")
+    return bad("per_channel_scale",
+               fmt::format("is fitted by mode kmeans, and the mode is {}", mode_));
+  if (per_channel_scale_ && lut_dtype_ != "float")
+    return bad("per_channel_scale", "is not possible with lut_dtype");
   if (mode_ == "custom") {
     CMLC_ASSIGN_OR_RETURN(given_, ReadLutFile(lut_file_));
   }
   return Ok();
 }
 
-std::optional<uint64_t> Palettize::Axis(const Weight& weight) const {
-  const auto rank = static_cast<int64_t>(weight.shape.size());
-  if (!channel_axis_)
-    return weight.output_axis ? std::optional<uint64_t>(*weight.output_axis) : std::nullopt;
-  if (*channel_axis_ < -rank || *channel_axis_ >= rank) return std::nullopt;
-  return static_cast<uint64_t>(*channel_axis_ < 0 ? *channel_axis_ + rank : *channel_axis_);
-}
-
-Layout Palettize::LayoutOf(const Weight& weight) const {
-  Layout layout;
-  if (!grouped()) {
-    layout.channels = weight.element_count;
-    layout.group_channels = weight.element_count;
-    return layout;
-  }
-  layout.axis = static_cast<size_t>(*Axis(weight));
-  for (size_t d = 0; d < weight.shape.size(); ++d) {
-    const auto size = static_cast<uint64_t>(weight.shape[d]);
-    (d < layout.axis ? layout.outer : d > layout.axis ? layout.inner : layout.channels) *= size;
-  }
-  const auto wanted = static_cast<uint64_t>(group_size_.value_or(kDefaultGroupSize));
-  layout.group_channels = wanted == 0 ? layout.channels : wanted;
-  layout.groups = layout.channels / layout.group_channels;
-  return layout;
+std::optional<size_t> Palettize::Axis(const Weight& weight) const {
+  if (channel_axis_) return AxisOf(*channel_axis_, weight.shape.size());
+  if (!weight.output_axis) return std::nullopt;
+  return static_cast<size_t>(*weight.output_axis);
 }
 
 const std::vector<float>* Palettize::Given(const Weight& weight) const {
@@ -346,48 +303,179 @@ const std::vector<float>* Palettize::Given(const Weight& weight) const {
   return found == given_.end() ? nullptr : &found->second;
 }
 
-std::optional<Skipped> Palettize::Skip(const Weight& weight) const {
+// The type that LUT entries are stored in if it is not the weight's own.
+std::optional<DataType> Palettize::LutType(const Weight& weight) const {
+  if (weight.encoding && weight.encoding->quantized()) {
+    // A LUT may not hold 4-bit integers where no scale is applied to it first: the codes fit a
+    // byte.
+    const bool is_signed = FindDataType(weight.encoding->data.dtype)->is_signed;
+    return is_signed ? DataType::kInt8 : DataType::kUInt8;
+  }
+  if (lut_dtype_ == "float") return std::nullopt;
+  for (const DataType type : {DataType::kInt8, DataType::kUInt8, DataType::kInt4, DataType::kUInt4})
+    if (FindDataType(type)->name == lut_dtype_) return type;
+  CMLC_CHECK(false);
+}
+
+Palettize::Plan Palettize::PlanOf(const Weight& weight) const {
+  Plan plan;
+  plan.blocks.assign(weight.shape.size(), 1);
+  const auto leave = [&](std::string category, std::string reason) {
+    plan.skipped = Skipped{std::move(category), std::move(reason)};
+    return plan;
+  };
   if (mode_ == "custom" && Given(weight) == nullptr)
-    return Skipped{"without entries in the LUT file",
-                   fmt::format("'{}' has no list of this name", lut_file_)};
-  if (!grouped()) return std::nullopt;
-  if (!Axis(weight)) {
+    return leave("without entries in the LUT file",
+                 fmt::format("'{}' has no list of this name", lut_file_));
+  const int64_t cluster_dim = cluster_dim_.value_or(1);
+  const bool vectors = cluster_dim > 1;
+  if (weight.compressed) {
+    const Encoding* encoding = weight.encoding.get();
+    if (encoding == nullptr)
+      return leave("of a form that is not joined", "the chain of constexpr ops is not known");
+    if (encoding->palettized()) return leave("already palettized", "it has a LUT");
+    if (vectors)
+      return leave(encoding->sparse() ? "sparse" : "already quantized",
+                   encoding->sparse()
+                       ? "a mask names single values, and with cluster_dim an index stands for "
+                         "several; palettize first, or without cluster_dim"
+                       : "its scales are for single channels; palettize first, or without "
+                         "cluster_dim");
+    if (per_channel_scale_ && encoding->quantized())
+      return leave("already quantized", "it has scales; leave out per_channel_scale");
+    if (encoding->quantized() && encoding->scale && *ElementCount(encoding->scale->shape) > 1) {
+      // One table for each scale: before iOS 26 scales belong to tables.
+      if (encoding->scale->shape.size() == weight.shape.size())
+        plan.blocks = encoding->scale->shape;
+      plan.note = fmt::format(", one for each of its {} scales", plan.luts());
+      return plan;
+    }
+  }
+  if (!grouped() && !vectors && !per_channel_scale_) return plan;
+
+  const std::optional<size_t> axis = Axis(weight);
+  if (!axis) {
     if (channel_axis_)
-      return Skipped{"without that channel axis",
-                     fmt::format("channel_axis {} is not an axis of "
-                                 "shape {}",
-                                 *channel_axis_, ToString(weight.shape))};
+      return leave("without that channel axis",
+                   fmt::format("channel_axis {} is not an axis of shape {}", *channel_axis_,
+                               ToString(weight.shape)));
     std::string readers;
     for (const Consumer& consumer : weight.consumers)
       readers += fmt::format("{}{} '{}' axis {}", readers.empty() ? "" : ", ", consumer.op_type,
                              consumer.op_name, consumer.output_axis.value_or(-1));
-    return Skipped{"read along different axes",
-                   fmt::format("its readers have output channels on different axes ({}); "
-                               "--channel-axis would name one",
-                               readers)};
+    return leave("read along different axes",
+                 fmt::format("its readers have output channels on different axes ({}); "
+                             "--channel-axis would name one",
+                             readers));
   }
-  const auto channels = static_cast<uint64_t>(weight.shape[*Axis(weight)]);
-  const auto size = static_cast<uint64_t>(group_size_.value_or(kDefaultGroupSize));
-  if (size != 0 && channels % size != 0)
-    return Skipped{"with channels that group_size does not divide",
-                   fmt::format("group_size {} does not divide {} channels (axis {} of {})", size,
-                               channels, *Axis(weight), ToString(weight.shape))};
-  return std::nullopt;
+  plan.axis = *axis;
+  const int64_t channels = weight.shape[plan.axis];
+  plan.group_channels = channels;
+  if (grouped()) {
+    int64_t size = group_size_.value_or(kDefaultGroupSize);
+    if (size == 0) size = channels;
+    if (channels % size != 0) {
+      const std::string what =
+          fmt::format("group_size {} does not divide {} channels (axis {} of {})", size, channels,
+                      plan.axis, ToString(weight.shape));
+      switch (FallbackOf(fallback_)) {
+        case Fallback::kSkip:
+          return leave("with channels that group_size does not divide", what);
+        case Fallback::kNearest:
+          plan.note = fmt::format(", group size {} for {} that does not divide {}",
+                                  NearestDivisor(channels, size), size, channels);
+          size = NearestDivisor(channels, size);
+          break;
+        case Fallback::kPerChannel:
+          plan.note = fmt::format(", a LUT for each channel: {}", what);
+          size = 1;
+          break;
+      }
+    }
+    plan.group_channels = size;
+    plan.blocks[plan.axis] = channels / size;
+  }
+  if (per_channel_scale_ && weight.output_axis &&
+      static_cast<size_t>(*weight.output_axis) != plan.axis)
+    return leave("with groups along another axis than its scales",
+                 fmt::format("channel_axis is {}, output channels are axis {}", plan.axis,
+                             *weight.output_axis));
+  if (!vectors) return plan;
+  plan.cluster_dim = cluster_dim;
+  // Channels of different groups of a grouped convolution belong to different inputs.
+  int64_t unit = plan.group_channels;
+  for (const Consumer& consumer : weight.consumers)
+    if (consumer.groups > 1 && plan.axis == 0 && channels % consumer.groups == 0)
+      unit = std::min(unit, channels / consumer.groups);
+  if (unit % cluster_dim != 0 || plan.group_channels % cluster_dim != 0) {
+    const std::string what =
+        fmt::format("cluster_dim {} does not divide {} channels (axis {} of {})", cluster_dim, unit,
+                    plan.axis, ToString(weight.shape));
+    if (FallbackOf(fallback_) != Fallback::kNearest)
+      return leave("with channels that cluster_dim does not divide", what);
+    plan.cluster_dim = NearestDivisor(std::gcd(unit, plan.group_channels), cluster_dim);
+    plan.note += fmt::format(", cluster_dim {} for {} that does not divide {}", plan.cluster_dim,
+                             cluster_dim, unit);
+  }
+  return plan;
 }
 
 WeightPass::Need Palettize::Needs(const Weight& weight) const {
-  const uint64_t groups = LayoutOf(weight).groups;
-  if (groups > 1)
+  if (weight.compressed) return {kSpecIos18, "joint compression"};
+  const Plan plan = PlanOf(weight);
+  if (plan.cluster_dim > 1) return {kSpecIos18, "LUT entries that are vectors (cluster_dim)"};
+  if (per_channel_scale_) return {kSpecIos18, "a scale for each channel (per_channel_scale)"};
+  if (LutType(weight)) return {kSpecIos18, "integer LUT entries (lut_dtype)"};
+  if (plan.luts() > 1)
     return {kSpecIos18,
-            fmt::format("{} LUTs in one weight (granularity per_grouped_channel)", groups)};
+            fmt::format("{} LUTs in one weight (granularity per_grouped_channel)", plan.luts())};
   if (nbits_ == 3) return {kSpecIos18, "3-bit indices"};
   return {kSpecIos16, "a LUT"};
 }
 
-// The tables of all groups.
+std::string Palettize::FormText(const Plan& plan, const Weight& weight, int bits) const {
+  std::string text = fmt::format("{}-bit LUT", bits);
+  if (const auto type = LutType(weight)) text += fmt::format(" of {} entries", NameOf(*type));
+  if (plan.cluster_dim > 1) text += fmt::format(" of {}-vectors", plan.cluster_dim);
+  if (plan.luts() > 1 && plan.group_channels > 0)
+    text += fmt::format(" for each {} channels of axis {}", plan.group_channels, plan.axis);
+  if (per_channel_scale_) text += ", a scale for each output channel";
+  text += plan.note;
+  if (weight.encoding && weight.encoding->sparse()) text = "sparse, " + text;
+  return text;
+}
+
+int Palettize::BitsFor(size_t entries, bool new_form) const {
+  if (nbits_) return static_cast<int>(*nbits_);
+  // The older form has no 3-bit indices: raising the system for them would cost users more than
+  // the bit does.
+  for (const int64_t width : kWidths)
+    if (entries <= size_t{1} << width && (width != 3 || new_form)) return static_cast<int>(width);
+  CMLC_CHECK(false);
+}
+
+// Which element of the weight is number `index` of a block.
+std::string ElementText(const Shape& shape, const Shape& blocks, uint64_t block, uint64_t index,
+                        bool exact) {
+  if (!exact) return "an element is infinite or not a number";
+  uint64_t element = 0, stride = 1;
+  for (size_t d = shape.size(); d-- > 0;) {
+    const auto part = static_cast<uint64_t>(shape[d] / blocks[d]);
+    const auto count = static_cast<uint64_t>(blocks[d]);
+    element += (block % count * part + index % part) * stride;
+    block /= count;
+    index /= part;
+    stride *= static_cast<uint64_t>(shape[d]);
+  }
+  return fmt::format("element {} is infinite or not a number", element);
+}
+
+// The tables of all blocks.
 template <typename T>
-Result<Palettize::Fitted> Palettize::Fit(const Weight& weight, const Layout& layout,
+Result<Palettize::Fitted> Palettize::Fit(const Weight& weight, const Plan& plan, const Kept* kept,
                                          size_t most_entries, const PassContext& context) const {
+  constexpr numeric::EntryType kEntry =
+      std::is_same_v<T, uint16_t> ? numeric::EntryType::kHalf : numeric::EntryType::kFloat;
   numeric::FitRequest request;
   request.entries = most_entries;
   if (mode_ == "uniform") request.mode = numeric::FitMode::kUniform;
@@ -396,93 +484,109 @@ Result<Palettize::Fitted> Palettize::Fit(const Weight& weight, const Layout& lay
   if (mode_ == "custom") {
     request.mode = numeric::FitMode::kGiven;
     given = *Given(weight);
-    if (std::is_same_v<T, uint16_t>) {
-      for (float& entry : given) entry = numeric::RoundEntry(entry, numeric::EntryType::kHalf);
-      if (!std::isfinite(given.front()) || !std::isfinite(given.back())) {
-        Fitted skipped;
-        skipped.skipped = Skipped{"with LUT entries out of range",
-                                  fmt::format("'{}' holds an entry that fp16 cannot", lut_file_)};
-        return skipped;
-      }
+    for (float& entry : given) entry = numeric::RoundEntry(entry, kEntry);
+    if (!std::isfinite(given.front()) || !std::isfinite(given.back())) {
+      Fitted skipped;
+      skipped.skipped = Skipped{"with LUT entries out of range",
+                                fmt::format("'{}' holds an entry that fp16 cannot", lut_file_)};
+      return skipped;
     }
     request.given = given;
   }
+  // Scales that are there stay as they are.
+  std::vector<numeric::LinearParameters> scales;
+  if (const auto lut_type = LutType(weight)) {
+    request.codes = numeric::CodeType{.bits = BitsOf(*lut_type),
+                                      .is_signed = FindDataType(*lut_type)->is_signed,
+                                      .scale_type = kEntry};
+    if (weight.encoding && weight.encoding->quantized()) {
+      CMLC_ASSIGN_OR_RETURN(const std::vector<float> values,
+                            ReadOperand(*weight.encoding->scale, *weight.store));
+      std::vector<float> offsets(values.size(), 0.0f);
+      if (weight.encoding->offset) {
+        CMLC_ASSIGN_OR_RETURN(offsets, ReadOperand(*weight.encoding->offset, *weight.store));
+      }
+      for (size_t i = 0; i < values.size(); ++i)
+        scales.push_back({.scale = values[i], .zero_point = static_cast<int32_t>(offsets[i])});
+      request.codes->bits = BitsOf(weight.encoding->data.dtype);
+    }
+  }
 
+  const BlockLayout layout(weight.shape, plan.blocks);
   Fitted fitted;
-  fitted.luts.resize(static_cast<size_t>(layout.groups));
+  fitted.luts.resize(static_cast<size_t>(layout.block_count));
+  if (request.codes) fitted.coded.resize(fitted.luts.size());
   std::vector<Quality> qualities(fitted.luts.size());
   std::mutex mutex;
   Status status;
-  // The lowest group wins, so the message does not depend on which thread was first.
-  uint64_t skipped_group = layout.groups;
-  const auto fit_one = [&](uint64_t group, const numeric::ValueSource<T>& source,
+  // The lowest block wins, so the message does not depend on which thread was first.
+  uint64_t skipped_block = layout.block_count;
+  const auto fit_one = [&](uint64_t block, const numeric::ValueSource<T>& source,
                            const auto& element_of) {
     thread_local numeric::FitWorkspace workspace;
-    Result<numeric::FitResult> result =
-        numeric::FitValues(source, request, context.pool, workspace);
+    numeric::FitRequest mine = request;
+    if (!scales.empty()) mine.fixed = scales[scales.size() == 1 ? 0 : static_cast<size_t>(block)];
+    if (source.count() == 0 || (mine.fixed && !(mine.fixed->scale > 0))) {
+      // Nothing is there, or everything is zero.
+      fitted.luts[block] = {0.0f};
+      if (mine.codes)
+        fitted.coded[block] = {.parameters = mine.fixed.value_or(numeric::LinearParameters{}),
+                               .codes = {mine.fixed ? mine.fixed->zero_point : 0},
+                               .entries = {0.0f}};
+      return;
+    }
+    Result<numeric::FitResult> result = numeric::FitValues(source, mine, context.pool, workspace);
     if (result.ok() && !result->not_finite && !result->too_many) {
-      fitted.luts[group] = std::move(result->entries);
-      qualities[group] = {.signal = result->signal, .noise = result->noise};
+      fitted.luts[block] = std::move(result->entries);
+      if (mine.codes) fitted.coded[block] = std::move(result->coded);
+      qualities[block] = {.signal = result->signal, .noise = result->noise};
       return;
     }
     const std::lock_guard lock(mutex);
     if (!result.ok()) {
       if (status.ok()) status = result.error();
-    } else if (group < skipped_group) {
-      skipped_group = group;
-      fitted.skipped =
-          result->not_finite
-              ? Skipped{"not finite", fmt::format("element {} is infinite or not a number",
-                                                  element_of(*result->not_finite))}
-              : Skipped{"with more than 256 distinct values",
-                        "mode unique needs at most 256 of them for each LUT"};
+    } else if (block < skipped_block) {
+      skipped_block = block;
+      fitted.skipped = result->not_finite
+                           ? Skipped{"not finite", element_of(*result->not_finite)}
+                           : Skipped{"with more than 256 distinct values",
+                                     "mode unique needs at most 256 of them for each LUT"};
     }
   };
+  const auto element_text = [](uint64_t element) {
+    return fmt::format("element {} is infinite or not a number", element);
+  };
 
-  if (layout.contiguous()) {
-    const uint64_t size = layout.group_values();
-    context.pool.For(static_cast<size_t>(layout.groups), [&](size_t group, int) {
-      const WeightSource<T> source(weight, group * size, size);
-      fit_one(group, source, [&](uint64_t index) { return group * size + index; });
+  if (layout.contiguous && (kept == nullptr || layout.block_count == 1)) {
+    context.pool.For(static_cast<size_t>(layout.block_count), [&](size_t block, int) {
+      const WeightSource<T> source(weight, block * layout.block_size, layout.block_size, kept);
+      fit_one(block, source,
+              [&](uint64_t index) { return element_text(block * layout.block_size + index); });
     });
   } else {
-    // Groups that alternate in memory are gathered, a band of neighbouring groups at a time, so
-    // that whole cache lines are used however few channels a group has.
-    const uint64_t size = layout.group_values();
-    const uint64_t band = std::clamp<uint64_t>(kPieceValues / size, 1, layout.groups);
-    const auto bands = static_cast<size_t>((layout.groups + band - 1) / band);
-    context.pool.For(bands, [&](size_t b, int) {
-      const uint64_t first_group = b * band;
-      const uint64_t count = std::min(band, layout.groups - first_group);
-      std::vector<T> gathered(static_cast<size_t>(count * size));
-      const uint64_t row = layout.channels * layout.inner;
-      const uint64_t width = count * layout.run();
-      // Rows are viewed some at a time: a view for each would cost more than reading it.
-      const uint64_t rows_at_once = std::max<uint64_t>(1, kPieceValues / row);
-      for (uint64_t outer = 0; outer < layout.outer; outer += rows_at_once) {
-        const uint64_t rows = std::min(rows_at_once, layout.outer - outer);
-        const uint64_t begin = outer * row + first_group * layout.run();
-        const uint64_t length = (rows - 1) * row + width;
-        Result<TensorView> view = weight.View(begin * sizeof(T), length * sizeof(T));
-        if (!view.ok()) {
-          const std::lock_guard lock(mutex);
-          if (status.ok()) status = view.error();
-          return;
-        }
-        for (uint64_t r = 0; r < rows; ++r)
-          for (uint64_t g = 0; g < count; ++g)
-            std::memcpy(gathered.data() + g * size + (outer + r) * layout.run(),
-                        view->bytes().data() + (r * row + g * layout.run()) * sizeof(T),
-                        layout.run() * sizeof(T));
-      }
-      for (uint64_t g = 0; g < count; ++g) {
-        const numeric::SpanSource<T> source(std::span<const T>(gathered).subspan(g * size, size));
-        fit_one(first_group + g, source, [&](uint64_t index) {
-          return index / layout.run() * row + (first_group + g) * layout.run() +
-                 index % layout.run();
-        });
-      }
-    });
+    CMLC_RETURN_IF_ERROR(VisitBlocks<T>(
+        weight, plan.blocks, context.pool,
+        [&](uint64_t first, uint64_t count, std::span<const T> values) {
+          const auto size = static_cast<size_t>(layout.block_size);
+          std::vector<T> there;
+          for (uint64_t b = 0; b < count; ++b) {
+            std::span<const T> block = values.subspan(static_cast<size_t>(b) * size, size);
+            if (kept != nullptr) {
+              // Of a sparse weight zeros are what is not there.
+              there.clear();
+              for (const T value : block)
+                if (std::is_same_v<T, uint16_t> ? (static_cast<uint16_t>(value) & 0x7fff) != 0
+                                                : value != 0)
+                  there.push_back(value);
+              block = there;
+            }
+            fit_one(first + b, numeric::SpanSource<T>(block), [&](uint64_t index) {
+              return kept != nullptr || !layout.contiguous
+                         ? ElementText(weight.shape, plan.blocks, first + b, index, kept == nullptr)
+                         : element_text((first + b) * layout.block_size + index);
+            });
+          }
+        }));
   }
   if (!status.ok()) return status.error();
   for (const Quality& quality : qualities) {
@@ -495,100 +599,158 @@ Result<Palettize::Fitted> Palettize::Fit(const Weight& weight, const Layout& lay
 template <typename T>
 Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& context) const {
   constexpr bool kIsHalf = std::is_same_v<T, uint16_t>;
-  const Layout layout = LayoutOf(weight);
+  const Plan plan = PlanOf(weight);
+  const bool new_form = context.specification_version >= kSpecIos18;
   const size_t most_entries = nbits_ ? size_t{1} << *nbits_ : 256;
-  CMLC_ASSIGN_OR_RETURN(const Fitted fitted, Fit<T>(weight, layout, most_entries, context));
+  if (plan.cluster_dim > 1) {
+    VectorRequest request{
+        .blocks = plan.blocks,
+        .axis = plan.axis,
+        .cluster_dim = plan.cluster_dim,
+        .unique = mode_ == "unique",
+        .bits = nbits_ ? std::optional<int>(static_cast<int>(*nbits_)) : std::nullopt};
+    return PalettizeVectors(weight, request, context,
+                            [&](int bits) { return FormText(plan, weight, bits); });
+  }
+  CMLC_ASSIGN_OR_RETURN(const std::shared_ptr<const Kept> kept, KeptOf(weight));
+  // A LUT of its own holds a channel's scale already.
+  if (per_channel_scale_ && plan.group_channels > 1) {
+    const ScaledRequest request{
+        .blocks = plan.blocks, .axis = plan.axis, .bits = static_cast<int>(*nbits_)};
+    return PalettizeScaled(weight, request, kept, context,
+                           FormText(plan, weight, static_cast<int>(*nbits_)));
+  }
+  CMLC_ASSIGN_OR_RETURN(const Fitted fitted,
+                        Fit<T>(weight, plan, kept.get(), most_entries, context));
   if (fitted.skipped) return Outcome(*fitted.skipped);
 
-  const bool new_form = context.specification_version >= kSpecIos18;
-  int bits = static_cast<int>(nbits_.value_or(0));
-  if (bits == 0) {
-    size_t most = 1;
-    for (const auto& lut : fitted.luts) most = std::max(most, lut.size());
-    // The older form has no 3-bit indices: raising the system for them would cost users more than
-    // the bit does.
-    for (const int64_t width : kWidths)
-      if (bits == 0 && most <= size_t{1} << width && (width != 3 || new_form))
-        bits = static_cast<int>(width);
+  size_t most = 1;
+  for (const auto& lut : fitted.luts) most = std::max(most, lut.size());
+  const int bits = BitsFor(most, new_form);
+  const uint64_t index_count = kept ? kept->index.ones() : weight.element_count;
+  if (weight.compressed && weight.encoding->quantized()) {
+    const uint64_t now = *PackedBytes(index_count, BitsOf(weight.encoding->data.dtype));
+    const uint64_t then = *PackedBytes(index_count, bits) + (plan.luts() << bits);
+    if (then >= now)
+      return Outcome(Skipped{
+          "smaller without LUTs",
+          fmt::format("{} bytes of codes, {} of indices and {} LUTs", now, then, plan.luts())});
   }
 
-  auto tables = std::make_shared<Tables<T>>();
-  tables->layout = layout;
+  auto tables = std::make_shared<Tables<T>>(weight.shape, plan.blocks);
   tables->entries = size_t{1} << bits;
-  tables->luts.resize(static_cast<size_t>(layout.groups) * tables->entries);
-  for (size_t group = 0; group < fitted.luts.size(); ++group) {
-    const std::vector<double> values(fitted.luts[group].begin(), fitted.luts[group].end());
+  tables->luts.resize(static_cast<size_t>(plan.luts()) * tables->entries);
+  for (size_t block = 0; block < fitted.luts.size(); ++block) {
+    const std::vector<double> values(fitted.luts[block].begin(), fitted.luts[block].end());
     numeric::FinishLut(values, kIsHalf ? numeric::EntryType::kHalf : numeric::EntryType::kFloat,
-                       std::span(tables->luts).subspan(group * tables->entries, tables->entries));
+                       std::span(tables->luts).subspan(block * tables->entries, tables->entries));
   }
-  if (layout.groups == 1)
+  if (plan.luts() == 1)
     tables->assigners.push_back(tables->MakeAssigner(0, weight.element_count));
-  else if (!layout.contiguous())
-    for (uint64_t group = 0; group < layout.groups; ++group)
-      tables->assigners.push_back(tables->MakeAssigner(group, 1));
-  const uint64_t index_bytes = *PackedBytes(weight.element_count, bits);
-  if (!kIsHalf)
-    tables->chunk_quality.resize(static_cast<size_t>(index_bytes / TensorSource::kChunkBytes + 1));
+  else if (!tables->layout.contiguous)
+    for (uint64_t block = 0; block < plan.luts(); ++block)
+      tables->assigners.push_back(tables->MakeAssigner(block, 1));
 
-  // Both forms store the same bytes; they differ in how they say what those are.
-  TensorSource source{.dtype = new_form ? UnsignedOfBits(bits) : DataType::kUInt8,
-                      .element_count = new_form ? weight.element_count : index_bytes,
-                      .fill = nullptr};
-  source.fill = [tables, bits, &weight](uint64_t begin, std::span<std::byte> out) {
-    return FillIndices<T>(*tables, weight, bits, begin, out);
+  // The error of fp16 weights is known from their histograms; else it is found on the way.
+  const bool measure = !kIsHalf;
+  auto qualities = std::make_shared<ChunkQualities>(weight.element_count, bits);
+  const auto encode = [tables, qualities, kept](uint64_t chunk, uint64_t first,
+                                                std::span<const T> values, uint8_t* codes) {
+    std::optional<AssignerOf<T>> current;
+    for (size_t i = 0; i < values.size();) {
+      uint64_t run = values.size() - i;
+      const uint64_t block = tables->layout.block_count == 1 ? 0 : tables->Locate(first + i, run);
+      const size_t end = i + static_cast<size_t>(std::min<uint64_t>(run, values.size() - i));
+      const AssignerOf<T>* assigner = nullptr;
+      if (!tables->assigners.empty()) {
+        assigner = &tables->assigners[static_cast<size_t>(block)];
+      } else {
+        current =
+            tables->MakeAssigner(block, std::min<uint64_t>(tables->layout.block_size, kStepValues));
+        assigner = &*current;
+      }
+      const std::span<const T> some = values.subspan(i, end - i);
+      assigner->Assign(some, codes + i);
+      if constexpr (measure) {
+        Quality& quality = (*qualities)[chunk];
+        if (kept == nullptr) {
+          quality.noise += numeric::SquaredError(some, codes + i, tables->lut(block).data());
+          quality.signal += numeric::SumOfSquares(some);
+        } else {
+          for (size_t k = i; k < end; ++k) {
+            if (!kept->mask.stays(first + k)) continue;
+            const double value = static_cast<double>(values[k]);
+            const double error = value - static_cast<double>(tables->lut(block)[codes[k]]);
+            quality.signal += value * value;
+            quality.noise += error * error;
+          }
+        }
+      }
+      i = end;
+    }
   };
-  std::string lut_bytes(tables->luts.size() * sizeof(T), '\0');
-  if constexpr (kIsHalf)
-    numeric::FloatsToHalves(tables->luts.data(), tables->luts.size(),
-                            reinterpret_cast<uint16_t*>(lut_bytes.data()));
-  else
-    std::memcpy(lut_bytes.data(), tables->luts.data(), lut_bytes.size());
 
-  Replacement replacement;
-  replacement.form = layout.groups == 1 ? fmt::format("{}-bit LUT", bits)
-                                        : fmt::format("{}-bit LUT for each {} channels of axis {}",
-                                                      bits, layout.group_channels, layout.axis);
-  const auto entries = static_cast<int64_t>(tables->entries);
-  if (new_form) {
-    Shape lut_shape(weight.shape.size(), 1);
-    if (layout.groups > 1) lut_shape[layout.axis] = static_cast<int64_t>(layout.groups);
-    lut_shape.push_back(entries);
-    lut_shape.push_back(1);
-    replacement.tensors.push_back({source.dtype, weight.shape, std::move(source)});
-    replacement.tensors.push_back({weight.dtype, std::move(lut_shape), std::move(lut_bytes)});
-  } else {
-    const std::vector<uint32_t> sizes(weight.shape.begin(), weight.shape.end());
-    replacement.tensors.push_back(
-        {DataType::kUInt8, {static_cast<int64_t>(index_bytes)}, std::move(source)});
-    replacement.tensors.push_back({weight.dtype, {entries}, std::move(lut_bytes)});
-    replacement.tensors.push_back(
-        {DataType::kUInt32,
-         {static_cast<int64_t>(sizes.size())},
-         std::string(reinterpret_cast<const char*>(sizes.data()), sizes.size() * 4)});
+  Encoding encoding;
+  encoding.dtype = weight.dtype;
+  encoding.shape = weight.shape;
+  if (kept) {
+    encoding.mask = weight.encoding->mask;
+    encoding.kept = kept->index.ones();
   }
-  replacement.build = [new_form](const Operation& op, const std::vector<Value>& values) {
-    Operation lookup;
-    lookup.type = "constexpr_lut_to_dense";
-    lookup.outputs = op.outputs;
-    lookup.attributes["name"] = MakeString(NameOf(op));
-    const char* const names[] = {"indices", "lut", "shape"};
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (new_form)
-        lookup.inputs[names[i]].bindings.push_back({.target = values[i]});
-      else
-        lookup.attributes[names[i]] = values[i];
+  const DataType index_type = UnsignedOfBits(bits);
+  encoding.data = {.dtype = index_type,
+                   .shape = kept ? Shape{static_cast<int64_t>(encoding.kept)} : weight.shape,
+                   .content = CodeSource<T>(weight, kept, index_type, encode)};
+  Shape lut_shape = plan.blocks;
+  lut_shape.insert(lut_shape.end(), {static_cast<int64_t>(tables->entries), 1});
+  if (const auto lut_type = LutType(weight)) {
+    std::vector<uint8_t> codes;
+    std::vector<uint8_t> zero_points;
+    std::string scales;
+    bool has_offset = !FindDataType(*lut_type)->is_signed;
+    for (const numeric::CodedLut& lut : fitted.coded) {
+      for (size_t e = 0; e < tables->entries; ++e)
+        codes.push_back(static_cast<uint8_t>(lut.codes[std::min(e, lut.codes.size() - 1)]));
+      zero_points.push_back(static_cast<uint8_t>(lut.parameters.zero_point));
+      has_offset = has_offset || lut.parameters.zero_point != 0;
+      if (kIsHalf) {
+        const uint16_t half = numeric::FloatToHalf(lut.parameters.scale);
+        scales.append(reinterpret_cast<const char*>(&half), sizeof half);
+      } else {
+        scales.append(reinterpret_cast<const char*>(&lut.parameters.scale), sizeof(float));
+      }
     }
-    return std::vector<Operation>{std::move(lookup)};
-  };
-  replacement.quality = [tables, quality = fitted.quality] {
-    Quality total = quality;
-    for (const Quality& chunk : tables->chunk_quality) {
-      total.signal += chunk.signal;
-      total.noise += chunk.noise;
-    }
-    return total;
-  };
-  return Outcome(std::move(replacement));
+    const auto packed = [&](std::vector<uint8_t>& values) {
+      const int width = BitsOf(*lut_type);
+      for (uint8_t& value : values) value = static_cast<uint8_t>(value & ((1 << width) - 1));
+      std::string bytes(static_cast<size_t>(*PackedBytes(values.size(), width)), '\0');
+      numeric::PackBits(values, width, std::as_writable_bytes(std::span(bytes)));
+      return bytes;
+    };
+    Shape scale_shape = plan.blocks;
+    scale_shape.insert(scale_shape.end(), {1, 1});
+    encoding.lut = Operand{.dtype = *lut_type, .shape = lut_shape, .content = packed(codes)};
+    encoding.lut_scale =
+        Operand{.dtype = weight.dtype, .shape = scale_shape, .content = std::move(scales)};
+    if (has_offset)
+      encoding.lut_offset =
+          Operand{.dtype = *lut_type, .shape = scale_shape, .content = packed(zero_points)};
+  } else {
+    std::string bytes(tables->luts.size() * sizeof(T), '\0');
+    if constexpr (kIsHalf)
+      numeric::FloatsToHalves(tables->luts.data(), tables->luts.size(),
+                              reinterpret_cast<uint16_t*>(bytes.data()));
+    else
+      std::memcpy(bytes.data(), tables->luts.data(), bytes.size());
+    encoding.lut = Operand{.dtype = weight.dtype, .shape = lut_shape, .content = std::move(bytes)};
+  }
+  return Outcome(MakeReplacement(std::move(encoding), context.specification_version,
+                                 FormText(plan, weight, bits),
+                                 [qualities, quality = fitted.quality] {
+                                   const Quality chunks = qualities->Total();
+                                   return Quality{.signal = quality.signal + chunks.signal,
+                                                  .noise = quality.noise + chunks.noise};
+                                 }));
 }
 
 Result<Outcome> Palettize::Replace(const Weight& weight, const PassContext& context) const {
@@ -605,7 +767,8 @@ PassInfo PalettizePass() {
               "Every weight of two or more dimensions becomes indices of a few bits and a small "
               "table of entries. k-means places the entries for the least squared error, and is "
               "solved exactly. One LUT for each weight runs on iOS 16 and later with 1, 2, 4, 6 "
-              "or 8 bits; 3 bits and groups of channels need iOS 18.",
+              "or 8 bits; 3 bits, groups of channels, vectors, scales, integer entries and joint "
+              "compression need iOS 18.",
           .suffix = "palettized",
           .make = MakePass<Palettize>};
 }

@@ -23,11 +23,6 @@ const PassInfo* FindPass(std::string_view name) {
   return nullptr;
 }
 
-Result<TensorView> Weight::View(uint64_t begin, uint64_t size) const {
-  if (resident.empty()) return store->View(tensor, begin, size);
-  return TensorView::Of(resident.subspan(static_cast<size_t>(begin), static_cast<size_t>(size)));
-}
-
 void WeightPass::VisitOptions(OptionVisitor& visitor) {
   VisitOwnOptions(visitor);
   visitor.Int({"weight_threshold", "leave weights with this many elements or fewer alone"},

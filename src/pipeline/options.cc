@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 
 #include "cmlc/pass.h"
 
@@ -25,7 +26,7 @@ class Setter final : public OptionVisitor {
 
   void Int(const OptionInfo& info, std::optional<int64_t>& value, int64_t least,
            std::initializer_list<int64_t> allowed) override {
-    if (info.name != name_) return;
+    if (info.name != name_ && (info.alias.empty() || info.alias != name_)) return;
     found_ = true;
     if (value_ == "none") {
       value.reset();
@@ -43,7 +44,7 @@ class Setter final : public OptionVisitor {
 
   void Choice(const OptionInfo& info, std::string& value,
               std::initializer_list<std::string_view> allowed) override {
-    if (info.name != name_) return;
+    if (info.name != name_ && (info.alias.empty() || info.alias != name_)) return;
     found_ = true;
     if (std::find(allowed.begin(), allowed.end(), value_) == allowed.end()) {
       return Refuse(fmt::format("expected one of {}", fmt::join(allowed, ", ")));
@@ -51,8 +52,53 @@ class Setter final : public OptionVisitor {
     value = value_;
   }
 
+  void Number(const OptionInfo& info, std::optional<double>& value, double least,
+              double most) override {
+    if (info.name != name_ && (info.alias.empty() || info.alias != name_)) return;
+    found_ = true;
+    if (value_ == "none") {
+      value.reset();
+      return;
+    }
+    double number = 0;
+    const char* end = value_.data() + value_.size();
+    const auto [at, error] = std::from_chars(value_.data(), end, number);
+    if (error != std::errc() || at != end || value_.empty() || !(number >= least && number <= most))
+      return Refuse(most < std::numeric_limits<double>::max()
+                        ? fmt::format("expected a number from {} to {}", least, most)
+                        : fmt::format("expected a number of {} or more", least));
+    value = number;
+  }
+
+  void Flag(const OptionInfo& info, bool& value) override {
+    if (info.name != name_ && (info.alias.empty() || info.alias != name_)) return;
+    found_ = true;
+    if (value_ != "true" && value_ != "false") return Refuse("expected true or false");
+    value = value_ == "true";
+  }
+
+  void Ints(const OptionInfo& info, std::vector<int64_t>& value, int64_t least) override {
+    if (info.name != name_ && (info.alias.empty() || info.alias != name_)) return;
+    found_ = true;
+    std::vector<int64_t> numbers;
+    const char* at = value_.data();
+    const char* const end = at + value_.size();
+    while (value_ != "none") {
+      int64_t number = 0;
+      const auto [next, error] = std::from_chars(at, end, number);
+      if (error != std::errc() ||
+          (next != end && std::string_view(",:x").find(*next) == std::string_view::npos))
+        return Refuse("expected an integer, or several joined by commas");
+      if (number < least) return Refuse(fmt::format("expected {} or more", least));
+      numbers.push_back(number);
+      if (next == end) break;
+      at = next + 1;
+    }
+    value = std::move(numbers);
+  }
+
   void Path(const OptionInfo& info, std::string& value) override {
-    if (info.name != name_) return;
+    if (info.name != name_ && (info.alias.empty() || info.alias != name_)) return;
     found_ = true;
     value = value_;
   }
@@ -87,6 +133,16 @@ class Describer final : public OptionVisitor {
     option.allowed.assign(allowed.begin(), allowed.end());
     option.value = value;
   }
+  void Number(const OptionInfo& info, std::optional<double>& value, double, double) override {
+    OptionDescription& option = Add(info, "NUMBER");
+    if (value) option.value = fmt::format("{}", *value);
+  }
+  void Flag(const OptionInfo& info, bool& value) override {
+    Add(info, "FLAG").value = value ? "true" : "false";
+  }
+  void Ints(const OptionInfo& info, std::vector<int64_t>& value, int64_t) override {
+    Add(info, "INTS").value = fmt::format("{}", fmt::join(value, ","));
+  }
   void Path(const OptionInfo& info, std::string& value) override {
     Add(info, "FILE").value = value;
   }
@@ -96,6 +152,7 @@ class Describer final : public OptionVisitor {
  private:
   OptionDescription& Add(const OptionInfo& info, std::string kind) {
     return options.emplace_back(OptionDescription{.name = std::string(info.name),
+                                                  .alias = std::string(info.alias),
                                                   .help = std::string(info.help),
                                                   .allowed = {},
                                                   .value = {},

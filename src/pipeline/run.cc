@@ -20,6 +20,7 @@
 #include "base/thread_pool.h"
 #include "cmlc/pipeline.h"
 #include "ir/decode.h"
+#include "ir/encoding.h"
 #include "ir/graph_index.h"
 #include "ir/opset.h"
 #include "ir/weights.h"
@@ -94,7 +95,7 @@ class Runner {
   void Finish(Job& job, const std::vector<Value>& values, Survey& survey);
   void Apply(Survey& survey);
   TensorId TensorOf(const Value& value);
-  uint64_t CountedOnce(const StoredForm& form);
+  uint64_t CountedOnce(const StoredForm& form, std::set<TensorId>& counted);
 
   const PassInfo& info_;
   const RuleSet& rules_;
@@ -103,7 +104,8 @@ class Runner {
   ThreadPool& pool_;
   RunReport& report_;
   std::vector<Part> parts_;
-  std::set<TensorId> counted_;               // tensors whose bytes are in a report already
+  // Tensors whose bytes are in a report already, as before the pass and as after it.
+  std::set<TensorId> counted_, counted_after_;
   std::map<const Value*, TensorId> inline_;  // immediates that passes look at
   Progress progress_;
 };
@@ -127,10 +129,10 @@ TensorId Runner::TensorOf(const Value& value) {
   return id;
 }
 
-uint64_t Runner::CountedOnce(const StoredForm& form) {
+uint64_t Runner::CountedOnce(const StoredForm& form, std::set<TensorId>& counted) {
   uint64_t bytes = form.immediate_bytes;
   for (const TensorId id : form.tensors)
-    if (counted_.insert(id).second) bytes += package_.tensors().info(id).size_bytes;
+    if (counted.insert(id).second) bytes += package_.tensors().info(id).size_bytes;
   return bytes;
 }
 
@@ -138,12 +140,13 @@ uint64_t Runner::CountedOnce(const StoredForm& form) {
 void Runner::Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
                       Survey& survey) {
   const Weight& weight = found.weight;
-  const bool wants_compressed = rules_.base().takes() == WeightPass::Takes::kCompressed;
-  const bool is_float = IsWeightFloat(weight.dtype);
-  if (wants_compressed && !found.compressed) return;
   const RuleSet::Choice choice = rules_.For(weight);
-  const int64_t threshold =
-      (choice.pass != nullptr ? *choice.pass : rules_.base()).weight_threshold();
+  const WeightPass& pass = choice.pass != nullptr ? *choice.pass : rules_.base();
+  const bool wants_plain = pass.takes() != WeightPass::Takes::kCompressed;
+  const bool wants_compressed = pass.takes() != WeightPass::Takes::kPlain;
+  const bool is_float = IsWeightFloat(weight.dtype);
+  if (!wants_plain && !found.compressed) return;
+  const int64_t threshold = pass.weight_threshold();
   const bool large = weight.element_count > static_cast<uint64_t>(threshold);
   // Parameters of ops (strides, axes, epsilon, ...) are constants too, but no one's idea of
   // weights.
@@ -158,7 +161,7 @@ void Runner::Consider(WeightSite found, const ProgramBlock& block, const GraphIn
   report.element_count = weight.element_count;
   const StoredForm form = FormOf(*found.definition->op, index);
   report.form = form.text;
-  report.bytes_before = CountedOnce(form);
+  report.bytes_before = CountedOnce(form, counted_);
   report.bytes_after = report.bytes_before;
   report.shared = report.bytes_before == 0 && weight.element_count > 0;
   // A bias that an op of this name reads as well is not what anybody means by naming the op.
@@ -184,7 +187,7 @@ void Runner::Consider(WeightSite found, const ProgramBlock& block, const GraphIn
     return;
   }
   if (missing()) return leave("in a missing weights file", "its values cannot be read");
-  if (!wants_compressed) {
+  if (wants_plain) {
     if (!is_float)
       return leave("not floating point",
                    fmt::format("is {}, expected fp16 or fp32", NameOf(weight.dtype)));
@@ -198,7 +201,7 @@ void Runner::Consider(WeightSite found, const ProgramBlock& block, const GraphIn
     if (found.feeds_constexpr)
       return leave("part of a compressed weight", "a constexpr reads it too");
   }
-  if (choice.conflict)
+  if (choice.conflict && large)
     diagnostics_.Note(fmt::format(
         "{}: '{}' is read by ops with different rules: {}", info_.name, weight.name,
         choice.because.empty() ? "the options of the command hold" : choice.because + " holds"));
@@ -207,6 +210,13 @@ void Runner::Consider(WeightSite found, const ProgramBlock& block, const GraphIn
     return leave(
         fmt::format("with no more elements than weight_threshold {}", threshold),
         fmt::format("{} elements, weight_threshold is {}", weight.element_count, threshold));
+  found.weight.named = choice.by_own_name;
+  if (found.compressed) {
+    found.weight.compressed = true;
+    if (std::optional<Encoding> encoding =
+            ParseEncoding(*found.definition, index, package_.tensors()))
+      found.weight.encoding = std::make_shared<const Encoding>(std::move(*encoding));
+  }
   if (const std::optional<Skipped> skipped = choice.pass->Skip(weight))
     return leave(skipped->category, skipped->reason);
 
@@ -231,6 +241,9 @@ Runner::Survey Runner::SurveyOf(Part& part) {
 
 // Whether the pass would do this weight if the result had the given version: values decide too.
 Result<bool> Runner::WouldBeDone(Site& site, int32_t version) {
+  // A compressed weight changes its form with the version, so it cannot be tried beforehand; what
+  // would stop a pass from joining it is known without its values.
+  if (site.found.compressed) return true;
   const Operation& op = *site.found.definition->op;
   Weight& weight = site.found.weight;
   CMLC_ASSIGN_OR_RETURN(
@@ -308,10 +321,10 @@ void Runner::Compute(Job& job, int32_t version) {
   const bool small = weight.element_count <= kLargeWeight;
   const auto work = [&]() -> Status {
     TensorView resident;
-    if (small && !site.found.compressed) {
-      CMLC_ASSIGN_OR_RETURN(
-          resident, package_.tensors().View(weight.tensor, 0,
-                                            package_.tensors().info(weight.tensor).size_bytes));
+    // Decompressing reads a weight once only: it need not be decoded beforehand.
+    if (small && site.choice.pass->takes() != WeightPass::Takes::kCompressed) {
+      const uint64_t size = weight.element_count * static_cast<uint64_t>(BitsOf(weight.dtype)) / 8;
+      CMLC_ASSIGN_OR_RETURN(resident, weight.View(0, size));
       weight.resident = resident.bytes();
     }
     const PassContext context{
@@ -418,7 +431,8 @@ void Runner::Finish(Job& job, const std::vector<Value>& values, Survey& survey) 
     Site& site = *job.sites[i];
     site.operations = replacement.build(*site.found.definition->op, values);
     uint64_t bytes = 0;
-    for (const Operation& op : site.operations) bytes += CountedOnce(FormOf(op, *site.index));
+    for (const Operation& op : site.operations)
+      bytes += CountedOnce(FormOf(op, *site.index), counted_after_);
     WeightReport& report = survey.reports[site.report];
     report.fate = WeightReport::Fate::kDone;
     report.form = replacement.form;

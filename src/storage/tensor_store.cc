@@ -32,6 +32,21 @@ TensorView TensorView::Of(std::span<const std::byte> bytes) {
   return view;
 }
 
+TensorView TensorView::Make(size_t size, std::byte** content) {
+  TensorView view;
+  view.owned_ = std::make_unique_for_overwrite<std::byte[]>(size);
+  view.bytes_ = {view.owned_.get(), size};
+  *content = view.owned_.get();
+  return view;
+}
+
+TensorView TensorView::Copy(std::span<const std::byte> bytes) {
+  std::byte* content = nullptr;
+  TensorView view = Make(bytes.size(), &content);
+  std::copy(bytes.begin(), bytes.end(), content);
+  return view;
+}
+
 Result<ReadyTensor> MakeReady(const TensorSource& source) {
   ReadyTensor tensor{
       .dtype = source.dtype,

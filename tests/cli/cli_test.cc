@@ -155,6 +155,8 @@ TEST(Cli, PassesListsEveryPass) {
   const Outcome passes = Cmlc(dir.path(), {"passes"});
   EXPECT_EQ(passes.out,
             "palettize    store each weight as an index into a lookup table (LUT)\n"
+            "quantize     store each weight as 8- or 4-bit integers with scales\n"
+            "prune        set values of least magnitude to zero and store the rest with a mask\n"
             "decompress   turn compressed weights back into plain fp16 or fp32 tensors\n"
             "null         change nothing: read the model, check it and write it again\n");
 }

@@ -27,7 +27,8 @@ const OptionCase kOptionCases[] = {
     {"Unknown",
      {{"sparsity", "4"}},
      "palettize: unknown option 'sparsity', expected one of nbits, mode, granularity, group_size, "
-     "channel_axis, lut_file, weight_threshold"},
+     "channel_axis, cluster_dim, per_channel_scale, lut_dtype, lut_file, fallback, joint, "
+     "weight_threshold"},
     {"BitsMissing", {}, "palettize: nbits: is needed by mode kmeans: one of 1, 2, 3, 4, 6, 8"},
     {"BitsMissingForUniform", {{"mode", "uniform"}}, "palettize: nbits: is needed by mode uniform"},
     {"BitsTakenBack",

@@ -73,10 +73,17 @@ void AddPass(CLI::App& root, const PassInfo& info, PassCommand& command) {
   const std::unique_ptr<WeightPass> pass = info.make();
   for (const OptionDescription& option : DescribeOptions(*pass)) {
     auto& value = command.values.emplace_back(option.name, "");
+    std::string names = "--" + Hyphened(option.name);
+    if (!option.alias.empty()) names += ",--" + Hyphened(option.alias);
     std::string help = option.help;
     if (!option.allowed.empty()) help += fmt::format(": {}", fmt::join(option.allowed, ", "));
+    if (option.kind == "FLAG") {
+      app.add_flag_callback(
+          "--" + Hyphened(option.name), [&value] { value.second = "true"; }, help);
+      continue;
+    }
     if (!option.value.empty()) help += fmt::format(" (default {})", option.value);
-    app.add_option("--" + Hyphened(option.name), value.second, help)->type_name(option.kind);
+    app.add_option(names, value.second, help)->type_name(option.kind);
   }
   app.add_option("--op-type", command.type_rules,
                  "TYPE=null leaves weights alone that ops of this type read, "

@@ -94,7 +94,15 @@ std::string RunText(const RunReport& report, const RunOptions& options) {
     }
     text += "\n";
   }
-  for (const std::string& line : report.rewrites) text += fmt::format("rewritten: {}\n", line);
+  constexpr size_t kMostRewrites = 5;
+  for (size_t i = 0; i < report.rewrites.size(); ++i) {
+    if (i == kMostRewrites && report.rewrites.size() > kMostRewrites + 1) {
+      text += fmt::format("rewritten: {} more (--json lists all)\n",
+                          report.rewrites.size() - kMostRewrites);
+      break;
+    }
+    text += fmt::format("rewritten: {}\n", report.rewrites[i]);
+  }
   const double ratio = report.package_bytes_after == 0
                            ? 0
                            : static_cast<double>(report.package_bytes_before) /

@@ -1,0 +1,249 @@
+#include "numeric/coded_lut.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace cmlc::numeric {
+namespace {
+
+constexpr int kMostTurns = 10;
+constexpr double kLeastScale = 0x1p-24;  // of fp16, and small enough for fp32
+
+// Prefix sums over the points.
+class Sums {
+ public:
+  explicit Sums(const Points& points) : values_(points.values) {
+    sums_.reserve(values_.size() + 1);
+    sums_.push_back({});
+    for (size_t i = 0; i < values_.size(); ++i) {
+      const double w = points.weights[i];
+      const double x = values_[i];
+      const One& last = sums_.back();
+      sums_.push_back({last.weight + w, last.first + w * x, last.second + w * x * x});
+    }
+  }
+  size_t size() const { return values_.size(); }
+  // The first point from `begin` on that is above `value`.
+  size_t Above(size_t begin, double value) const {
+    return static_cast<size_t>(
+        std::upper_bound(values_.begin() + static_cast<std::ptrdiff_t>(begin), values_.end(),
+                         value) -
+        values_.begin());
+  }
+  double Weight(size_t begin, size_t end) const { return sums_[end].weight - sums_[begin].weight; }
+  double First(size_t begin, size_t end) const { return sums_[end].first - sums_[begin].first; }
+  double Error(size_t begin, size_t end, double entry) const {
+    return (sums_[end].second - sums_[begin].second) - 2 * entry * First(begin, end) +
+           entry * entry * Weight(begin, end);
+  }
+
+ private:
+  struct One {
+    double weight = 0, first = 0, second = 0;
+  };
+  const std::vector<double>& values_;
+  std::vector<One> sums_;
+};
+
+struct Attempt {
+  double scale = 0;
+  int zero_point = 0;
+  std::vector<int> codes;
+  double error = std::numeric_limits<double>::infinity();
+};
+
+class Search {
+ public:
+  Search(const Points& points, size_t most, const CodeType& type)
+      : sums_(points), points_(points), most_(most), type_(type) {}
+
+  int Nearest(double value, double scale, int zero_point) const {
+    const double code = std::nearbyint(value / scale) + zero_point;
+    return static_cast<int>(
+        std::clamp(code, static_cast<double>(type_.low()), static_cast<double>(type_.high())));
+  }
+
+  // Calls visit(code, begin, end) for the points that are nearest to each code.
+  template <typename Visit>
+  void ForClusters(const Attempt& attempt, const Visit& visit) const {
+    size_t begin = 0;
+    for (size_t e = 0; e < attempt.codes.size(); ++e) {
+      size_t end = sums_.size();
+      if (e + 1 < attempt.codes.size())
+        end = sums_.Above(begin, attempt.scale * (0.5 * (attempt.codes[e] + attempt.codes[e + 1]) -
+                                                  attempt.zero_point));
+      visit(attempt.codes[e], begin, end);
+      begin = end;
+    }
+  }
+  double ErrorOf(const Attempt& attempt) const {
+    double error = 0;
+    ForClusters(attempt, [&](int code, size_t begin, size_t end) {
+      error += sums_.Error(begin, end, attempt.scale * (code - attempt.zero_point));
+    });
+    return std::max(0.0, error);
+  }
+
+  // Codes near the given entries for a scale, improved in turns.
+  Attempt Try(std::span<const double> start, double scale, int zero_point) const {
+    Attempt attempt{.scale = scale, .zero_point = zero_point, .codes = {}};
+    for (const double entry : start) attempt.codes.push_back(Nearest(entry, scale, zero_point));
+    Finish(attempt.codes);
+    Fill(attempt);
+    attempt.error = ErrorOf(attempt);
+    for (int turn = 0; turn < kMostTurns; ++turn) {
+      Attempt next{.scale = scale, .zero_point = zero_point, .codes = {}};
+      ForClusters(attempt, [&](int, size_t begin, size_t end) {
+        if (end > begin)
+          next.codes.push_back(
+              Nearest(sums_.First(begin, end) / sums_.Weight(begin, end), scale, zero_point));
+      });
+      Finish(next.codes);
+      Fill(next);
+      next.error = ErrorOf(next);
+      if (!(next.error < attempt.error)) break;
+      attempt = std::move(next);
+    }
+    return attempt;
+  }
+
+  // The scale of least squared error for the codes as they are.
+  double BestScale(const Attempt& attempt) const {
+    double product = 0, square = 0;
+    ForClusters(attempt, [&](int code, size_t begin, size_t end) {
+      const double q = code - attempt.zero_point;
+      product += q * sums_.First(begin, end);
+      square += q * q * sums_.Weight(begin, end);
+    });
+    return square > 0 && product > 0 ? product / square : attempt.scale;
+  }
+
+ private:
+  static void Finish(std::vector<int>& codes) {
+    std::sort(codes.begin(), codes.end());
+    codes.erase(std::unique(codes.begin(), codes.end()), codes.end());
+  }
+
+  // Entries that fell on the same code leave room for others: each goes where it saves most, beside
+  // an entry that has a neighbour free.
+  void Fill(Attempt& attempt) const {
+    const size_t all = static_cast<size_t>(type_.high() - type_.low() + 1);
+    if (attempt.codes.size() >= std::min(most_, all)) return;
+    if (most_ >= all) {
+      attempt.codes.clear();
+      for (int code = type_.low(); code <= type_.high(); ++code) attempt.codes.push_back(code);
+      return;
+    }
+    struct Gain {
+      double saved;
+      int code;
+    };
+    for (int rounds = 0; rounds < 8 && attempt.codes.size() < most_; ++rounds) {
+      std::vector<Gain> gains;
+      size_t at = 0;
+      ForClusters(attempt, [&](int code, size_t begin, size_t end) {
+        const size_t index = at++;
+        if (end <= begin) return;
+        const double before = sums_.Error(begin, end, attempt.scale * (code - attempt.zero_point));
+        for (const int side : {-1, 1}) {
+          int other = code + side;
+          const bool inner = side < 0 ? index > 0 : index + 1 < attempt.codes.size();
+          if (inner)  // half way to the neighbour's half
+            other = code +
+                    (attempt.codes[static_cast<size_t>(static_cast<int>(index) + side)] - code) / 3;
+          if (other == code || other < type_.low() || other > type_.high()) continue;
+          const double middle = attempt.scale * (0.5 * (code + other) - attempt.zero_point);
+          const size_t split = std::clamp(sums_.Above(begin, middle), begin, end);
+          const double mine = attempt.scale * (code - attempt.zero_point);
+          const double theirs = attempt.scale * (other - attempt.zero_point);
+          const double after =
+              side < 0 ? sums_.Error(begin, split, theirs) + sums_.Error(split, end, mine)
+                       : sums_.Error(begin, split, mine) + sums_.Error(split, end, theirs);
+          if (before > after) gains.push_back({before - after, other});
+        }
+      });
+      if (gains.empty()) return;
+      std::sort(gains.begin(), gains.end(), [](const Gain& a, const Gain& b) {
+        return a.saved != b.saved ? a.saved > b.saved : a.code < b.code;
+      });
+      // Only the best half at a time: neighbours change what the others would save.
+      const size_t room = most_ - attempt.codes.size();
+      const size_t some = std::min(room, (gains.size() + 1) / 2);
+      for (size_t i = 0; i < some; ++i) attempt.codes.push_back(gains[i].code);
+      Finish(attempt.codes);
+    }
+  }
+
+  Sums sums_;
+  const Points& points_;
+  size_t most_;
+  CodeType type_;
+};
+
+double RoundScale(double scale, EntryType type) {
+  const double rounded = static_cast<double>(RoundEntry(std::max(scale, kLeastScale), type));
+  return std::isfinite(rounded) ? rounded : 65504.0;
+}
+
+}  // namespace
+
+CodedLut FitCodedLut(const Points& points, std::span<const float> start, size_t most,
+                     const CodeType& type, const std::optional<LinearParameters>& fixed) {
+  const Search search(points, most, type);
+  const std::vector<double> entries(start.begin(), start.end());
+  Attempt best;
+  const auto consider = [&](Attempt attempt) {
+    if (!(attempt.error < best.error)) return false;
+    best = std::move(attempt);
+    return true;
+  };
+  if (fixed) {
+    consider(search.Try(entries, static_cast<double>(fixed->scale), fixed->zero_point));
+  } else {
+    // The scale at which the outermost entry has the outermost code, and its zero point.
+    const double least = std::min(entries.front(), type.is_signed ? entries.front() : 0.0);
+    const double greatest = std::max(entries.back(), type.is_signed ? entries.back() : 0.0);
+    double widest = type.is_signed ? std::max(-least / -type.low(), greatest / type.high())
+                                   : (greatest - least) / type.high();
+    if (!(widest > 0)) widest = 1.0 / type.high();
+    const auto attempt = [&](double wanted) {
+      const double scale = RoundScale(wanted, type.scale_type);
+      int zero_point = 0;
+      if (!type.is_signed) {
+        // The range that the codes cannot cover is cut off evenly.
+        const double middle = (least + greatest) / 2;
+        zero_point = std::clamp(
+            static_cast<int>(std::nearbyint(type.high() / 2.0 - middle / scale)), 0, type.high());
+      }
+      return search.Try(entries, scale, zero_point);
+    };
+    // Symmetric codes as the usual rule has them come first, so no result is worse than that.
+    if (type.is_signed)
+      consider(search.Try(entries,
+                          RoundScale(std::max(std::fabs(least), std::fabs(greatest)) / type.high(),
+                                     type.scale_type),
+                          0));
+    double at = 1.02;
+    double best_at = at;
+    for (int i = 0; i < 24; ++i, at *= 0.9)
+      if (consider(attempt(widest * at))) best_at = at;
+    for (double step = 0.05; step > 0.004; step /= 2)
+      for (const double side : {1 - step, 1 + step})
+        if (consider(attempt(widest * best_at * side))) best_at *= side;
+    for (int turn = 0; turn < 3; ++turn) {
+      Attempt next = best;
+      next.scale = RoundScale(search.BestScale(best), type.scale_type);
+      next.error = search.ErrorOf(next);
+      if (!consider(std::move(next))) break;
+    }
+  }
+  CodedLut lut;
+  lut.parameters = {.scale = static_cast<float>(best.scale), .zero_point = best.zero_point};
+  lut.codes = best.codes;
+  for (const int code : best.codes)
+    lut.entries.push_back(RoundEntry(best.scale * (code - best.zero_point), type.scale_type));
+  return lut;
+}
+
+}  // namespace cmlc::numeric

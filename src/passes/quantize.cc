@@ -1,0 +1,602 @@
+// Quantize: store each weight as small integers, value = scale * (code - zero point), with a scale
+// (and in mode linear a zero point) for the whole weight, for each output channel, or for each
+// block of input channels of each output channel.
+//
+// By default scales are searched for the least squared error, which costs no bytes; `scales minmax`
+// spreads the codes over the range of the values as coremltools does. All arithmetic is in fp32 or
+// better, and codes are computed from the scale as it is stored.
+//
+// With `joint` compressed weights are taken too: of a palettized one the LUT's entries are
+// quantized (one scale for each LUT, or one for all with per_tensor), of a sparse one the values
+// that are there. That, blocks and 4 bits need iOS 18; int8 and uint8 with one scale or one for
+// each channel fit the older form of iOS 16.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+
+#include "base/check.h"
+#include "cmlc/pass.h"
+#include "ir/encoding.h"
+#include "numeric/convert.h"
+#include "numeric/half.h"
+#include "numeric/linear.h"
+#include "numeric/lut.h"
+#include "passes/coding.h"
+
+namespace cmlc {
+namespace {
+
+constexpr int32_t kSpecIos16 = 7;
+constexpr int32_t kSpecIos18 = 9;
+constexpr int64_t kDefaultBlockSize = 32;
+
+DataType TypeOf(std::string_view name) {
+  for (const DataType type : {DataType::kInt8, DataType::kUInt8, DataType::kInt4, DataType::kUInt4})
+    if (FindDataType(type)->name == name) return type;
+  CMLC_CHECK(false);
+}
+
+// Codes, scales and zero points as they are stored.
+struct Parameters {
+  std::vector<numeric::LinearParameters> of_block;
+
+  std::string ScaleBytes(DataType dtype) const {
+    std::string bytes;
+    for (const numeric::LinearParameters& block : of_block) {
+      if (dtype == DataType::kFloat16) {
+        const uint16_t half = numeric::FloatToHalf(block.scale);
+        bytes.append(reinterpret_cast<const char*>(&half), sizeof half);
+      } else {
+        bytes.append(reinterpret_cast<const char*>(&block.scale), sizeof block.scale);
+      }
+    }
+    return bytes;
+  }
+  std::string OffsetBytes(int bits) const {
+    std::vector<uint8_t> codes;
+    for (const numeric::LinearParameters& block : of_block)
+      codes.push_back(static_cast<uint8_t>(block.zero_point & ((1 << bits) - 1)));
+    std::string bytes(static_cast<size_t>(*PackedBytes(codes.size(), bits)), '\0');
+    numeric::PackBits(codes, bits, std::as_writable_bytes(std::span(bytes)));
+    return bytes;
+  }
+};
+
+// Which block an element is in, without a division where blocks follow each other.
+class BlockFinder {
+ public:
+  BlockFinder(const Shape& shape, const Shape& blocks)
+      : layout_(shape, blocks), grid_(shape, blocks) {}
+  bool contiguous() const { return layout_.contiguous; }
+  uint64_t size() const { return layout_.block_size; }
+  uint64_t Locate(uint64_t position, uint64_t& run) const {
+    if (!layout_.contiguous) return grid_.Locate(position, run);
+    run = layout_.block_size - position % layout_.block_size;
+    return position / layout_.block_size;
+  }
+
+ private:
+  BlockLayout layout_;
+  BlockGrid grid_;
+};
+
+class Quantize final : public WeightPass {
+ public:
+  Takes takes() const override { return joint_ ? Takes::kBoth : Takes::kPlain; }
+
+  void VisitOwnOptions(OptionVisitor& v) override {
+    v.Choice({"mode",
+              "linear_symmetric: zero is the middle of the codes; linear: each scale has a zero "
+              "point of its own"},
+             mode_, {"linear_symmetric", "linear"});
+    v.Choice({"dtype", "of the codes"}, dtype_, {"int8", "uint8", "int4", "uint4"});
+    v.Choice({"granularity",
+              "what shares a scale: the weight, an output channel, or block_size input channels of "
+              "an output channel (default: per_block if a block size is given, else per_channel)"},
+             granularity_, {"per_tensor", "per_channel", "per_block"});
+    v.Ints({"block_size",
+            "input channels that share a scale (default 32), 0 for all; or one size for every axis "
+            "of the weight, joined by commas, 0 for the whole axis"},
+           block_size_, 0);
+    v.Choice({"scales",
+              "search: scales and zero points of least squared error; minmax: from the least and "
+              "greatest value"},
+             scales_, {"search", "minmax"});
+    v.Choice({"fallback",
+              "for a weight whose axis the block size does not divide: leave it alone, take the "
+              "nearest size that divides, or one scale for each channel"},
+             fallback_, {"skip", "nearest", "per_channel"});
+    v.Flag({"joint", "quantize compressed weights too: LUT entries, and the values of sparse ones"},
+           joint_);
+  }
+
+  Status CheckOptions() override {
+    if (granularity_.empty()) granularity_ = block_size_.empty() ? "per_channel" : "per_block";
+    if (granularity_ != "per_block" && !block_size_.empty())
+      return Error{
+          ErrorKind::kUsage,
+          fmt::format("quantize: block_size: has no meaning with granularity {}", granularity_)};
+    if (block_size_.empty()) block_size_ = {kDefaultBlockSize};
+    return Ok();
+  }
+
+  std::optional<Skipped> Skip(const Weight& weight) const override;
+  Need Needs(const Weight& weight) const override;
+  Result<Outcome> Replace(const Weight& weight, const PassContext& context) const override {
+    if (weight.encoding && weight.encoding->palettized()) return ReplaceLut(weight, context);
+    return weight.dtype == DataType::kFloat16 ? ReplaceAs<uint16_t>(weight, context)
+                                              : ReplaceAs<float>(weight, context);
+  }
+
+ private:
+  // The number of blocks along each axis, or why there is none; `note` says what was done instead
+  // of what was asked for.
+  struct Blocks {
+    Shape counts;
+    std::string note;
+    std::optional<Skipped> skipped;
+  };
+  Blocks BlocksOf(const Weight& weight) const;
+  numeric::LinearFormat FormatOf(DataType scale_dtype) const {
+    const DataTypeInfo* info = FindDataType(TypeOf(dtype_));
+    return {.bits = info->bits,
+            .is_signed = info->is_signed,
+            .symmetric = mode_ == "linear_symmetric",
+            .scale_type = scale_dtype == DataType::kFloat16 ? numeric::EntryType::kHalf
+                                                            : numeric::EntryType::kFloat,
+            .search = scales_ == "search"};
+  }
+  bool has_offset() const { return mode_ == "linear" || dtype_[0] == 'u'; }
+  std::string FormText(const Shape& blocks, const std::string& note) const;
+  template <typename T>
+  Result<std::optional<Skipped>> Fit(const Weight& weight, const Shape& blocks,
+                                     const PassContext& context, Parameters& parameters) const;
+  template <typename T>
+  Result<Outcome> ReplaceAs(const Weight& weight, const PassContext& context) const;
+  Result<Outcome> ReplaceLut(const Weight& weight, const PassContext& context) const;
+
+  std::string mode_ = "linear_symmetric";
+  std::string dtype_ = "int8";
+  std::string granularity_;
+  std::vector<int64_t> block_size_;
+  std::string scales_ = "search";
+  std::string fallback_ = "skip";
+  bool joint_ = false;
+};
+
+Quantize::Blocks Quantize::BlocksOf(const Weight& weight) const {
+  Blocks blocks;
+  const Shape& shape = weight.shape;
+  blocks.counts.assign(shape.size(), 1);
+  if (granularity_ == "per_tensor") return blocks;
+  const bool by_axis = granularity_ == "per_block" && block_size_.size() > 1;
+  if (!by_axis && (!weight.output_axis || !weight.input_axis)) {
+    std::string readers;
+    for (const Consumer& consumer : weight.consumers)
+      readers += fmt::format("{}{} '{}' axis {}", readers.empty() ? "" : ", ", consumer.op_type,
+                             consumer.op_name, consumer.output_axis.value_or(-1));
+    blocks.skipped = Skipped{"read along different axes",
+                             fmt::format("its readers have output channels on different axes ({}); "
+                                         "granularity per_tensor, or a block size for every axis, "
+                                         "does not depend on them",
+                                         readers)};
+    return blocks;
+  }
+  const auto output = static_cast<size_t>(weight.output_axis.value_or(0));
+  const auto per_channel = [&] {
+    blocks.counts.assign(shape.size(), 1);
+    blocks.counts[output] = shape[output];
+  };
+  if (granularity_ == "per_channel") {
+    per_channel();
+    return blocks;
+  }
+  std::vector<int64_t> sizes(shape.size(), 0);
+  if (by_axis) {
+    if (block_size_.size() != shape.size()) {
+      blocks.skipped = Skipped{
+          "of another rank than block_size",
+          fmt::format("block_size has {} sizes, shape is {}", block_size_.size(), ToString(shape))};
+      return blocks;
+    }
+    sizes = block_size_;
+  } else {
+    sizes[output] = 1;
+    sizes[static_cast<size_t>(*weight.input_axis)] = block_size_[0];
+  }
+  for (size_t d = 0; d < shape.size(); ++d) {
+    if (sizes[d] == 0) continue;
+    if (shape[d] % sizes[d] != 0) {
+      const std::string what = fmt::format("block size {} does not divide {} (axis {} of {})",
+                                           sizes[d], shape[d], d, ToString(shape));
+      switch (FallbackOf(fallback_)) {
+        case Fallback::kSkip:
+          blocks.skipped = Skipped{"with an axis that block_size does not divide",
+                                   what + "; --fallback nearest or per_channel would do it"};
+          return blocks;
+        case Fallback::kNearest: {
+          const int64_t nearest = NearestDivisor(shape[d], sizes[d]);
+          blocks.note += fmt::format(", block size {} for {} that does not divide {}", nearest,
+                                     sizes[d], shape[d]);
+          sizes[d] = nearest;
+          break;
+        }
+        case Fallback::kPerChannel:
+          per_channel();
+          blocks.note = fmt::format(", per channel: {}", what);
+          return blocks;
+      }
+    }
+    blocks.counts[d] = shape[d] / sizes[d];
+  }
+  return blocks;
+}
+
+std::optional<Skipped> Quantize::Skip(const Weight& weight) const {
+  if (weight.compressed) {
+    const Encoding* encoding = weight.encoding.get();
+    if (encoding == nullptr)
+      return Skipped{"of a form that is not joined", "the chain of constexpr ops is not known"};
+    if (encoding->scale || encoding->lut_scale)
+      return Skipped{"already quantized", "its codes have scales"};
+    if (encoding->palettized()) return std::nullopt;
+  }
+  return BlocksOf(weight).skipped;
+}
+
+WeightPass::Need Quantize::Needs(const Weight& weight) const {
+  if (weight.compressed) return {kSpecIos18, "joint compression"};
+  const int bits = FindDataType(TypeOf(dtype_))->bits;
+  if (bits < 8) return {kSpecIos18, dtype_ + " codes"};
+  const Blocks blocks = BlocksOf(weight);
+  const auto cut = std::count_if(blocks.counts.begin(), blocks.counts.end(),
+                                 [](int64_t count) { return count > 1; });
+  if (cut > 1) return {kSpecIos18, "scales for blocks"};
+  for (size_t d = 0; d < blocks.counts.size(); ++d)
+    if (blocks.counts[d] > 1 && blocks.counts[d] != weight.shape[d])
+      return {kSpecIos18, "scales for blocks"};
+  return {kSpecIos16, "integer weights"};
+}
+
+std::string Quantize::FormText(const Shape& blocks, const std::string& note) const {
+  const uint64_t count = *ElementCount(blocks);
+  return fmt::format("{} {}{}{}", dtype_, mode_ == "linear" ? "affine" : "symmetric",
+                     count == 1 ? std::string(" per tensor") : fmt::format(", {} scales", count),
+                     note);
+}
+
+template <typename T>
+void ToFloats(std::span<const T> values, std::vector<float>& floats) {
+  floats.resize(values.size());
+  if constexpr (std::is_same_v<T, uint16_t>)
+    numeric::HalvesToFloats(values.data(), values.size(), floats.data());
+  else
+    std::copy(values.begin(), values.end(), floats.begin());
+}
+
+// Blocks that are too large to be looked at whole: the range, or a histogram, of all pieces.
+template <typename T>
+Status FitLarge(const Weight& weight, uint64_t first, uint64_t count,
+                const numeric::LinearFormat& format, ThreadPool& pool,
+                std::optional<uint64_t>& not_finite, numeric::LinearParameters& parameters) {
+  const WeightSource<T> source(weight, first, count);
+  std::vector<std::pair<float, float>> ranges(source.pieces());
+  std::mutex mutex;
+  Status status;
+  using Counts =
+      std::conditional_t<std::is_same_v<T, uint16_t>, numeric::HalfCounts, numeric::FloatCounts>;
+  std::vector<std::unique_ptr<Counts>> counts(static_cast<size_t>(pool.threads()));
+  pool.For(source.pieces(), [&](size_t piece, int worker) {
+    const Status step = source.Visit(piece, [&](uint64_t begin, std::span<const T> values) {
+      const size_t bad = numeric::FirstNotFinite(values);
+      if (bad != values.size()) {
+        const std::lock_guard lock(mutex);
+        not_finite = std::min(not_finite.value_or(UINT64_MAX), first + begin + bad);
+        return;
+      }
+      float least = INFINITY, greatest = -INFINITY;
+      std::vector<float> floats;
+      for (size_t i = 0; i < values.size(); i += kStepValues) {
+        ToFloats(values.subspan(i, std::min(kStepValues, values.size() - i)), floats);
+        const auto [low, high] = numeric::RangeOf(floats);
+        least = std::min(least, low);
+        greatest = std::max(greatest, high);
+      }
+      ranges[piece] = {least, greatest};
+      if (!format.search) return;
+      auto& mine = counts[static_cast<size_t>(worker)];
+      if (!mine) mine = std::make_unique<Counts>();
+      mine->Add(values);
+    });
+    if (step.ok()) return;
+    const std::lock_guard lock(mutex);
+    if (status.ok()) status = step;
+  });
+  CMLC_RETURN_IF_ERROR(status);
+  if (not_finite) return Ok();
+  float least = INFINITY, greatest = -INFINITY;
+  for (const auto& [low, high] : ranges) {
+    least = std::min(least, low);
+    greatest = std::max(greatest, high);
+  }
+  parameters = numeric::FitMinMax(least, greatest, format);
+  if (!format.search) return Ok();
+  Counts total;
+  for (const auto& part : counts)
+    if (part) total.Merge(*part);
+  numeric::Points points;
+  total.ToPoints(points);
+  const numeric::LinearParameters searched = numeric::FitLinear(points, format);
+  if (std::is_same_v<T, uint16_t>) {
+    parameters = searched;
+    return Ok();
+  }
+  // The bins of fp32 are means of many values: compare with min-max on the values themselves.
+  std::vector<std::pair<double, double>> errors(source.pieces());
+  pool.For(source.pieces(), [&](size_t piece, int) {
+    const Status step = source.Visit(piece, [&](uint64_t, std::span<const T> values) {
+      std::vector<float> floats;
+      for (size_t i = 0; i < values.size(); i += kStepValues) {
+        ToFloats(values.subspan(i, std::min(kStepValues, values.size() - i)), floats);
+        errors[piece].first += numeric::QuantizeLinear(floats, searched, format, nullptr);
+        errors[piece].second += numeric::QuantizeLinear(floats, parameters, format, nullptr);
+      }
+    });
+    if (step.ok()) return;
+    const std::lock_guard lock(mutex);
+    if (status.ok()) status = step;
+  });
+  CMLC_RETURN_IF_ERROR(status);
+  double with_search = 0, with_range = 0;
+  for (const auto& [left, right] : errors) {
+    with_search += left;
+    with_range += right;
+  }
+  if (with_search < with_range) parameters = searched;
+  return Ok();
+}
+
+template <typename T>
+Result<std::optional<Skipped>> Quantize::Fit(const Weight& weight, const Shape& blocks,
+                                             const PassContext& context,
+                                             Parameters& parameters) const {
+  const BlockLayout layout(weight.shape, blocks);
+  const numeric::LinearFormat format = FormatOf(weight.dtype);
+  parameters.of_block.resize(static_cast<size_t>(layout.block_count));
+  std::optional<uint64_t> not_finite;
+  if (layout.contiguous && layout.block_size > kPieceValues) {
+    for (uint64_t block = 0; block < layout.block_count && !not_finite; ++block)
+      CMLC_RETURN_IF_ERROR(FitLarge<T>(weight, block * layout.block_size, layout.block_size, format,
+                                       context.pool, not_finite,
+                                       parameters.of_block[static_cast<size_t>(block)]));
+  } else {
+    std::mutex mutex;
+    CMLC_RETURN_IF_ERROR(VisitBlocks<T>(
+        weight, blocks, context.pool,
+        [&](uint64_t first, uint64_t count, std::span<const T> values) {
+          const size_t bad = numeric::FirstNotFinite(values);
+          if (bad != values.size()) {
+            const std::lock_guard lock(mutex);
+            not_finite = std::min(not_finite.value_or(UINT64_MAX),
+                                  first * layout.block_size + static_cast<uint64_t>(bad));
+            return;
+          }
+          // Some blocks at a time, so that the fp32 copy stays in the cache.
+          std::vector<float> floats;
+          const uint64_t at_once = std::max<uint64_t>(1, kStepValues / layout.block_size);
+          for (uint64_t block = 0; block < count; block += at_once) {
+            const uint64_t some = std::min(at_once, count - block);
+            const auto size = static_cast<size_t>(layout.block_size);
+            ToFloats(
+                values.subspan(static_cast<size_t>(block) * size, static_cast<size_t>(some) * size),
+                floats);
+            numeric::FitLinearBlocks(floats.data(), size, static_cast<size_t>(some), format,
+                                     &parameters.of_block[static_cast<size_t>(first + block)]);
+          }
+        }));
+  }
+  if (!not_finite) return std::optional<Skipped>();
+  return std::optional<Skipped>(
+      Skipped{"not finite", layout.contiguous
+                                ? fmt::format("element {} is infinite or not a number", *not_finite)
+                                : std::string("an element is infinite or not a number")});
+}
+
+template <typename T>
+Result<Outcome> Quantize::ReplaceAs(const Weight& weight, const PassContext& context) const {
+  const Blocks blocks = BlocksOf(weight);
+  auto parameters = std::make_shared<Parameters>();
+  CMLC_ASSIGN_OR_RETURN(const std::optional<Skipped> skipped,
+                        Fit<T>(weight, blocks.counts, context, *parameters));
+  if (skipped) return Outcome(*skipped);
+  CMLC_ASSIGN_OR_RETURN(const std::shared_ptr<const Kept> kept, KeptOf(weight));
+
+  const DataType code_type = TypeOf(dtype_);
+  const numeric::LinearFormat format = FormatOf(weight.dtype);
+  auto qualities = std::make_shared<ChunkQualities>(weight.element_count, format.bits);
+  const auto finder = std::make_shared<const BlockFinder>(weight.shape, blocks.counts);
+  const auto encode = [parameters, format, qualities, finder](uint64_t chunk, uint64_t first,
+                                                              std::span<const T> values,
+                                                              uint8_t* codes) {
+    thread_local std::vector<float> floats;
+    ToFloats(values, floats);
+    Quality& quality = (*qualities)[chunk];
+    quality.signal += numeric::SumOfSquares(floats);
+    for (size_t i = 0; i < floats.size();) {
+      uint64_t run = 0;
+      const uint64_t block = finder->Locate(first + i, run);
+      const std::span<const float> rest = std::span<const float>(floats).subspan(i);
+      if (finder->contiguous() && run == finder->size() && 2 * run <= rest.size()) {
+        const size_t whole = rest.size() / static_cast<size_t>(run);
+        quality.noise += numeric::QuantizeLinearBlocks(
+            rest.data(), static_cast<size_t>(run), whole,
+            &parameters->of_block[static_cast<size_t>(block)], format, codes + i);
+        i += whole * static_cast<size_t>(run);
+        continue;
+      }
+      const size_t step = std::min<size_t>(rest.size(), static_cast<size_t>(run));
+      quality.noise += numeric::QuantizeLinear(
+          rest.first(step), parameters->of_block[static_cast<size_t>(block)], format, codes + i);
+      i += step;
+    }
+  };
+
+  Encoding encoding;
+  encoding.dtype = weight.dtype;
+  encoding.shape = weight.shape;
+  if (kept) {
+    encoding.mask = weight.encoding->mask;
+    encoding.kept = kept->index.ones();
+  }
+  encoding.data = {.dtype = code_type,
+                   .shape = kept ? Shape{static_cast<int64_t>(encoding.kept)} : weight.shape,
+                   .content = CodeSource<T>(weight, kept, code_type, encode)};
+  encoding.scale = Operand{.dtype = weight.dtype,
+                           .shape = blocks.counts,
+                           .content = parameters->ScaleBytes(weight.dtype)};
+  if (has_offset())
+    encoding.offset = Operand{.dtype = code_type,
+                              .shape = blocks.counts,
+                              .content = parameters->OffsetBytes(format.bits)};
+  std::string form = FormText(blocks.counts, blocks.note);
+  if (kept) form = "sparse, " + form;
+  return Outcome(MakeReplacement(std::move(encoding), context.specification_version,
+                                 std::move(form), [qualities] { return qualities->Total(); }));
+}
+
+// The entries of LUTs. How often an index occurs decides how much the error of its entry counts.
+Result<Outcome> Quantize::ReplaceLut(const Weight& weight, const PassContext& context) const {
+  const Encoding& before = *weight.encoding;
+  const auto rank = before.lut->shape.size() - 2;
+  const Shape tables(before.lut->shape.begin(),
+                     before.lut->shape.begin() + static_cast<std::ptrdiff_t>(rank));
+  const auto entries = static_cast<uint64_t>(before.lut->shape[rank]);
+  const uint64_t width = static_cast<uint64_t>(before.width());
+  const uint64_t table_count = *ElementCount(tables);
+  CMLC_ASSIGN_OR_RETURN(const std::vector<float> lut, ReadOperand(*before.lut, *weight.store));
+  if (const size_t bad = numeric::FirstNotFinite(std::span<const float>(lut)); bad != lut.size())
+    return Outcome(
+        Skipped{"not finite", fmt::format("LUT entry {} is infinite or not a number", bad)});
+
+  // Indices are those of the dense weight or of the vectors that are there, row-major.
+  Shape index_shape = before.shape;
+  if (width > 1)
+    index_shape[static_cast<size_t>(before.vector_axis)] /= static_cast<int64_t>(width);
+  std::vector<uint64_t> uses(static_cast<size_t>(table_count * entries), 0);
+  const BlockGrid grid(index_shape, tables);
+  const int bits = BitsOf(before.data.dtype);
+  numeric::Mask mask;
+  if (before.sparse()) {
+    mask.count = *ElementCount(index_shape);
+    CMLC_ASSIGN_OR_RETURN(const TensorView view,
+                          ViewOperand(*before.mask, *weight.store, 0, *PackedBytes(mask.count, 1)));
+    mask.bits.assign(reinterpret_cast<const uint8_t*>(view.bytes().data()),
+                     reinterpret_cast<const uint8_t*>(view.bytes().data()) + view.bytes().size());
+  }
+  const uint64_t index_count = *ElementCount(before.data.shape);
+  std::vector<uint8_t> codes;
+  uint64_t position = 0;
+  for (uint64_t first = 0; first < index_count; first += kStepValues) {
+    codes.resize(static_cast<size_t>(std::min<uint64_t>(kStepValues, index_count - first)));
+    const uint64_t begin = first * static_cast<uint64_t>(bits) / 8;
+    CMLC_ASSIGN_OR_RETURN(const TensorView view, ViewOperand(before.data, *weight.store, begin,
+                                                             *PackedBytes(codes.size(), bits)));
+    numeric::UnpackBits(view.bytes(), bits, 0, codes);
+    uint64_t run = 0, block = 0;
+    for (const uint8_t code : codes) {
+      if (before.sparse())
+        while (position < mask.count && !mask.stays(position)) {
+          ++position;
+          run = run > 0 ? run - 1 : 0;
+        }
+      if (run == 0) block = grid.Locate(position, run);
+      ++uses[static_cast<size_t>(block * entries + code)];
+      ++position;
+      --run;
+    }
+  }
+
+  const numeric::LinearFormat format = FormatOf(before.lut->dtype);
+  const bool one_scale = granularity_ == "per_tensor";
+  const uint64_t scales = one_scale ? 1 : table_count;
+  const uint64_t tables_each = table_count / scales;
+  Parameters parameters;
+  parameters.of_block.resize(static_cast<size_t>(scales));
+  std::vector<uint8_t> lut_codes(lut.size());
+  Quality quality;
+  for (uint64_t s = 0; s < scales; ++s) {
+    const uint64_t first = s * tables_each * entries * width;
+    const uint64_t count = tables_each * entries * width;
+    const std::span<const float> some =
+        std::span<const float>(lut).subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+    // Entries that are not used do not matter, unless none is.
+    std::vector<std::pair<float, double>> weighted;
+    for (uint64_t i = 0; i < count; ++i)
+      if (const uint64_t n = uses[static_cast<size_t>((first + i) / width)]; n > 0)
+        weighted.emplace_back(some[static_cast<size_t>(i)], static_cast<double>(n));
+    numeric::LinearParameters& block = parameters.of_block[static_cast<size_t>(s)];
+    if (weighted.empty()) {
+      block = numeric::FitLinear(some, format);
+    } else {
+      std::sort(weighted.begin(), weighted.end());
+      numeric::Points points;
+      for (const auto& [value, weight_of] : weighted) {
+        const double at = value == 0 ? 0.0 : static_cast<double>(value);
+        if (!points.values.empty() && points.values.back() == at)
+          points.weights.back() += weight_of;
+        else
+          points.Add(at, weight_of);
+      }
+      block = numeric::FitLinear(points, format);
+    }
+    numeric::QuantizeLinear(some, block, format, lut_codes.data() + first);
+    const int sign_bit = 1 << (format.bits - 1);
+    for (uint64_t i = 0; i < count; ++i) {
+      int code = lut_codes[static_cast<size_t>(first + i)];
+      if (format.is_signed && (code & sign_bit) != 0) code -= 2 * sign_bit;
+      const double value = static_cast<double>(some[static_cast<size_t>(i)]);
+      const double error = value - static_cast<double>(block.scale) * (code - block.zero_point);
+      const auto n = static_cast<double>(uses[static_cast<size_t>((first + i) / width)]);
+      quality.signal += n * value * value;
+      quality.noise += n * error * error;
+    }
+  }
+
+  const DataType code_type = TypeOf(dtype_);
+  Encoding after = before;
+  std::string packed(static_cast<size_t>(*PackedBytes(lut_codes.size(), format.bits)), '\0');
+  numeric::PackBits(lut_codes, format.bits, std::as_writable_bytes(std::span(packed)));
+  Shape scale_shape = one_scale ? Shape(rank, 1) : tables;
+  scale_shape.insert(scale_shape.end(), {1, 1});
+  after.lut = Operand{.dtype = code_type, .shape = before.lut->shape, .content = std::move(packed)};
+  after.lut_scale = Operand{.dtype = before.lut->dtype,
+                            .shape = scale_shape,
+                            .content = parameters.ScaleBytes(before.lut->dtype)};
+  if (has_offset())
+    after.lut_offset = Operand{
+        .dtype = code_type, .shape = scale_shape, .content = parameters.OffsetBytes(format.bits)};
+  std::string form =
+      fmt::format("{}{}-bit LUT of {} entries", before.sparse() ? "sparse, " : "", bits, dtype_);
+  return Outcome(MakeReplacement(std::move(after), context.specification_version, std::move(form),
+                                 [quality] { return quality; }));
+}
+
+}  // namespace
+
+PassInfo QuantizePass() {
+  return {.name = "quantize",
+          .summary = "store each weight as 8- or 4-bit integers with scales",
+          .description =
+              "Every weight of two or more dimensions becomes integer codes with a scale for the "
+              "whole weight, for each output channel or for each block of input channels. Scales "
+              "are searched for the least squared error unless --scales minmax asks for "
+              "coremltools' rule. int8 and uint8 per tensor or channel run on iOS 16 and later; 4 "
+              "bits, blocks and joint compression need iOS 18.",
+          .suffix = "quantized",
+          .make = MakePass<Quantize>};
+}
+
+}  // namespace cmlc
