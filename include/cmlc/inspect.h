@@ -51,8 +51,9 @@ struct PackageInfo {
   uint64_t weight_bytes = 0;
 };
 
-// Looks at every value of every weight. `threads` as in RunOptions.
-Result<PackageInfo> Inspect(Package& package, int threads);
+// Looks at every value of every weight, or without `values` at names, types and shapes alone.
+// `threads` as in RunOptions.
+Result<PackageInfo> Inspect(Package& package, int threads, bool values = true);
 
 }  // namespace cmlc
 

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "cmlc/diagnostics.h"
+#include "cmlc/lint.h"
 #include "cmlc/options.h"
 #include "cmlc/package.h"
 #include "cmlc/pass.h"
@@ -23,12 +25,26 @@ namespace cmlc {
 // an op; else by the pass's own options. A rule's options are set on top of the pass's own. If ops
 // that share a weight are governed differently, leaving it alone wins, then the op that comes first
 // in the program.
+//
+// Rules of kind kWhere come before all others: of several that fit, the last one holds.
 struct Rule {
-  enum class Kind { kOpType, kOpName };
+  enum class Kind { kOpType, kOpName, kWhere };
+  // What a weight and one op that reads it must be like; patterns that are empty fit everything.
+  struct Where {
+    std::string name;       // of the weight
+    std::string op_type;    // of the op
+    std::string op_name;    // of the op
+    std::string parameter;  // through which the op reads it
+    std::string shape;      // "[*, 3, 7, 7]": a size or * for each axis
+    int64_t min_elements = 0;
+  };
   Kind kind = Kind::kOpName;
   std::string pattern;       // with *, ? and [...] as in a shell
+  Where where;               // of kWhere
   bool leave_alone = false;  // then `options` is empty
+  bool on_top = true;        // of the pass's own options; else of the defaults
   OptionValues options;
+  std::string origin;  // where it was given, for messages; empty: on the command line
 };
 
 // Parses "PATTERN=null" or "PATTERN=option:value,option:value" ('=' may stand for ':').
@@ -38,6 +54,8 @@ struct PassSpec {
   std::string pass;  // its name
   OptionValues options;
   std::vector<Rule> rules;
+  bool leave_alone = false;  // what no rule governs is left alone
+  std::string origin;        // where it was given, for messages; may be empty
 };
 
 struct RunOptions {
@@ -47,6 +65,10 @@ struct RunOptions {
   int threads = 0;      // 0: one for each processor
   std::string target;   // "iOS18", ...; empty: the lowest that can hold the result
   bool strict = false;  // a weight that a rule asks for by name and that is skipped is an error
+  // Do everything but keep the result: the reports say what would happen.
+  bool dry_run = false;
+  // What the result is to run on: known failures there are warnings, and errors with `strict`.
+  unsigned devices = 0;  // see lint.h
 };
 
 // What became of one weight.
@@ -69,6 +91,8 @@ struct WeightReport {
   Quality quality;  // of kDone
 };
 
+// What one pass did. What concerns the package (versions, bytes, seconds) is that of the whole run
+// so far.
 struct RunReport {
   std::string pass;
   std::vector<WeightReport> weights;  // in program order
@@ -79,13 +103,17 @@ struct RunReport {
   uint64_t package_bytes_before = 0;
   uint64_t package_bytes_after = 0;
   double seconds = 0;
+  std::vector<Finding> findings;  // of the last pass: what the result has and the input had not
 };
 
-// Reads the package, runs the pass, writes the result. Nothing is left behind on an error.
+// Reads the package, runs the passes one after the other, writes the result. Nothing is left behind
+// on an error. Gives a report for each pass.
+Result<std::vector<RunReport>> RunAll(std::span<const PassSpec> specs, const RunOptions& options,
+                                      Diagnostics& diagnostics);
 Result<RunReport> Run(const PassSpec& spec, const RunOptions& options, Diagnostics& diagnostics);
 
 // Where the result goes if nobody says: beside the input, "model-palettized.mlpackage".
-std::filesystem::path DefaultOutput(const std::filesystem::path& input, const PassInfo& pass);
+std::filesystem::path DefaultOutput(const std::filesystem::path& input, std::string_view suffix);
 
 // 10 log10(signal / noise) in dB; infinite if there is no noise.
 double SnrDb(const Quality& quality);

@@ -118,8 +118,7 @@ class TensorStore {
   // A tensor kept in memory.
   TensorId AddInline(DataType dtype, uint64_t element_count, std::string bytes, WeightsFile file);
 
-  // The same bytes seen as elements of another type. The sizes in bytes must agree. Of a blob of
-  // the input or an inline tensor; one that a pass wrote has its final type.
+  // The same bytes seen as elements of another type. The sizes in bytes must agree.
   TensorId Reinterpret(TensorId id, DataType dtype, uint64_t element_count);
 
   const TensorInfo& info(TensorId id) const;

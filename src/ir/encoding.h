@@ -57,7 +57,10 @@ struct Encoding {
   bool sparse() const { return mask.has_value(); }
   bool palettized() const { return lut.has_value(); }
   bool quantized() const { return !palettized() && scale.has_value(); }
-  int64_t width() const { return palettized() ? lut->shape.back() : 1; }
+  // Values that an index stands for. The LUT of iOS 16 has one axis, that of its entries.
+  int64_t width() const {
+    return palettized() && lut->shape.size() == shape.size() + 2 ? lut->shape.back() : 1;
+  }
 };
 
 // The encoding that a constexpr is the end of. Nothing if it is a chain of another kind, or not

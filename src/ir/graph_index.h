@@ -36,6 +36,7 @@ class GraphIndex {
 
   // In program order; the outputs of one operation in their order.
   std::deque<Definition>& definitions() { return definitions_; }
+  const std::deque<Definition>& definitions() const { return definitions_; }
 
   // The definition that a name bound by `op` refers to; null for inputs of functions and blocks.
   const Definition* Find(const Operation* op, const std::string& name) const;

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace cmlc::numeric {
 namespace {
 
 constexpr int kMostTurns = 10;
+constexpr double kGreatestHalf = 65504;
 constexpr double kLeastScale = 0x1p-24;  // of fp16, and small enough for fp32
 
 // Prefix sums over the points.
@@ -60,8 +62,16 @@ class Search {
 
   int Nearest(double value, double scale, int zero_point) const {
     const double code = std::nearbyint(value / scale) + zero_point;
-    return static_cast<int>(
-        std::clamp(code, static_cast<double>(type_.low()), static_cast<double>(type_.high())));
+    const auto [low, high] = Range(scale, zero_point);
+    return static_cast<int>(std::clamp(code, static_cast<double>(low), static_cast<double>(high)));
+  }
+
+  // The codes that stand for finite numbers of the scale's type.
+  std::pair<int, int> Range(double scale, int zero_point) const {
+    if (type_.scale_type == EntryType::kFloat) return {type_.low(), type_.high()};
+    const double most = std::floor(kGreatestHalf / scale);
+    return {static_cast<int>(std::max<double>(type_.low(), zero_point - most)),
+            static_cast<int>(std::min<double>(type_.high(), zero_point + most))};
   }
 
   // Calls visit(code, begin, end) for the points that are nearest to each code.
@@ -128,13 +138,15 @@ class Search {
   // Entries that fell on the same code leave room for others: each goes where it saves most, beside
   // an entry that has a neighbour free.
   void Fill(Attempt& attempt) const {
-    const size_t all = static_cast<size_t>(type_.high() - type_.low() + 1);
+    const auto [low, high] = Range(attempt.scale, attempt.zero_point);
+    const size_t all = static_cast<size_t>(high - low + 1);
     if (attempt.codes.size() >= std::min(most_, all)) return;
     if (most_ >= all) {
       attempt.codes.clear();
-      for (int code = type_.low(); code <= type_.high(); ++code) attempt.codes.push_back(code);
+      for (int code = low; code <= high; ++code) attempt.codes.push_back(code);
       return;
     }
+    const int least = low, greatest = high;  // bindings cannot be captured
     struct Gain {
       double saved;
       int code;
@@ -152,7 +164,7 @@ class Search {
           if (inner)  // half way to the neighbour's half
             other = code +
                     (attempt.codes[static_cast<size_t>(static_cast<int>(index) + side)] - code) / 3;
-          if (other == code || other < type_.low() || other > type_.high()) continue;
+          if (other == code || other < least || other > greatest) continue;
           const double middle = attempt.scale * (0.5 * (code + other) - attempt.zero_point);
           const size_t split = std::clamp(sums_.Above(begin, middle), begin, end);
           const double mine = attempt.scale * (code - attempt.zero_point);
@@ -234,6 +246,8 @@ CodedLut FitCodedLut(const Points& points, std::span<const float> start, size_t 
     for (int turn = 0; turn < 3; ++turn) {
       Attempt next = best;
       next.scale = RoundScale(search.BestScale(best), type.scale_type);
+      const auto [low, high] = search.Range(next.scale, next.zero_point);
+      if (next.codes.front() < low || next.codes.back() > high) break;
       next.error = search.ErrorOf(next);
       if (!consider(std::move(next))) break;
     }

@@ -25,6 +25,7 @@ namespace {
 
 constexpr int kRounds = 3;
 constexpr float kRmsFactor = 4;
+constexpr double kInfiniteHalf = 65520;
 
 // The values of a block, as [outer, channels, inner].
 struct Layout {
@@ -184,6 +185,10 @@ class Fitter {
               value - static_cast<double>(numeric::RoundEntry(static_cast<double>(scale) * entry,
                                                               numeric::EntryType::kFloat));
           error += difference * difference;
+          // What rounds to infinity in fp16 is no candidate.
+          if (std::is_same_v<T, uint16_t> &&
+              std::fabs(static_cast<double>(scale) * entry) >= kInfiniteHalf)
+            error = INFINITY;
           product += value * entry;
           square += entry * entry;
         }

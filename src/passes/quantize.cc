@@ -268,6 +268,20 @@ std::string Quantize::FormText(const Shape& blocks, const std::string& note) con
                      note);
 }
 
+// What codes stand for must be numbers of the weight's type: near the end of fp16 a scale that was
+// rounded up, or searched, is too large for its outermost codes.
+void KeepFinite(const numeric::LinearFormat& format, numeric::LinearParameters& parameters) {
+  if (format.scale_type != numeric::EntryType::kHalf) return;
+  constexpr double kInfiniteFrom = 65520;  // rounds to infinity
+  const int low = format.is_signed ? -(1 << (format.bits - 1)) : 0;
+  const int high = low + (1 << format.bits) - 1;
+  const double most =
+      std::max(std::abs(low - parameters.zero_point), std::abs(high - parameters.zero_point));
+  while (static_cast<double>(parameters.scale) * most >= kInfiniteFrom)
+    parameters.scale =
+        numeric::HalfToFloat(static_cast<uint16_t>(numeric::FloatToHalf(parameters.scale) - 1));
+}
+
 template <typename T>
 void ToFloats(std::span<const T> values, std::vector<float>& floats) {
   floats.resize(values.size());
@@ -398,6 +412,7 @@ Result<std::optional<Skipped>> Quantize::Fit(const Weight& weight, const Shape& 
           }
         }));
   }
+  for (numeric::LinearParameters& block : parameters.of_block) KeepFinite(format, block);
   if (!not_finite) return std::optional<Skipped>();
   return std::optional<Skipped>(
       Skipped{"not finite", layout.contiguous
@@ -552,6 +567,7 @@ Result<Outcome> Quantize::ReplaceLut(const Weight& weight, const PassContext& co
       }
       block = numeric::FitLinear(points, format);
     }
+    KeepFinite(format, block);
     numeric::QuantizeLinear(some, block, format, lut_codes.data() + first);
     const int sign_bit = 1 << (format.bits - 1);
     for (uint64_t i = 0; i < count; ++i) {

@@ -84,7 +84,7 @@ struct Seen {
 
 }  // namespace
 
-Result<PackageInfo> Inspect(Package& package, int threads) {
+Result<PackageInfo> Inspect(Package& package, int threads, bool values) {
   PackageInfo info;
   Model& root = package.model();
   info.kind = root.kind;
@@ -139,7 +139,8 @@ Result<PackageInfo> Inspect(Package& package, int threads) {
             info.weight_bytes += entry.bytes;
           }
           // Integers of 32 and more bits have no reader, and no statistics.
-          if (site.compressed || BitsOf(weight.dtype) <= 16 || IsWeightFloat(weight.dtype)) {
+          if (values &&
+              (site.compressed || BitsOf(weight.dtype) <= 16 || IsWeightFloat(weight.dtype))) {
             auto reader = MakeReader(op, site.definition->output, index, package.tensors());
             if (!reader.ok()) {
               if (!error) error = reader.error();

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace cmlc {
 namespace {
@@ -29,12 +30,47 @@ bool MatchesClass(std::string_view pattern, size_t& at, char c) {
 }
 
 std::string TextOf(const Rule& rule) {
+  if (!rule.origin.empty()) return rule.origin;
   std::string text = rule.kind == Rule::Kind::kOpType ? "--op-type " : "--op-name ";
   text += rule.pattern + "=";
   if (rule.leave_alone) return text + "null";
   std::vector<std::string> options;
   for (const auto& [name, value] : rule.options) options.push_back(name + ":" + value);
   return text + fmt::format("{}", fmt::join(options, ","));
+}
+
+// Whether a shape fits "[*, 3, 7, 7]".
+bool MatchesShape(std::string_view pattern, const Shape& shape) {
+  std::vector<std::string> sizes;
+  std::string size;
+  for (const char c : pattern) {
+    if (c == '[' || c == ']' || c == ' ') continue;
+    if (c == ',') {
+      sizes.push_back(std::exchange(size, {}));
+    } else {
+      size += c;
+    }
+  }
+  if (!size.empty()) sizes.push_back(size);
+  if (sizes.size() != shape.size()) return false;
+  for (size_t d = 0; d < sizes.size(); ++d)
+    if (sizes[d] != "*" && sizes[d] != std::to_string(shape[d])) return false;
+  return true;
+}
+
+bool Fits(const Rule::Where& where, const Weight& weight) {
+  const auto fits = [](const std::string& pattern, std::string_view text) {
+    return pattern.empty() || MatchesPattern(pattern, text);
+  };
+  if (!fits(where.name, weight.name)) return false;
+  if (!where.shape.empty() && !MatchesShape(where.shape, weight.shape)) return false;
+  if (weight.element_count < static_cast<uint64_t>(where.min_elements)) return false;
+  if (where.op_type.empty() && where.op_name.empty() && where.parameter.empty()) return true;
+  return std::any_of(
+      weight.consumers.begin(), weight.consumers.end(), [&](const Consumer& consumer) {
+        return fits(where.op_type, consumer.op_type) && fits(where.parameter, consumer.parameter) &&
+               (fits(where.op_name, consumer.op_name) || fits(where.op_name, consumer.output_name));
+      });
 }
 
 void CollectNames(const Block& block, std::set<std::string>& types, std::set<std::string>& names) {
@@ -80,12 +116,30 @@ bool MatchesPattern(std::string_view pattern, std::string_view text) {
   return p == pattern.size();
 }
 
+OptionValues ParseOptionList(const std::string& text, std::optional<std::string>& wrong) {
+  OptionValues options;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string part = text.substr(begin, end - begin);
+    const size_t split = part.find_first_of(":=");
+    if (split == std::string::npos || split == 0 || split + 1 == part.size()) {
+      wrong = part;
+      return {};
+    }
+    options.emplace_back(part.substr(0, split), part.substr(split + 1));
+    begin = end + 1;
+  }
+  return options;
+}
+
 Result<Rule> ParseRule(Rule::Kind kind, const std::string& text) {
   const char* const option = kind == Rule::Kind::kOpType ? "--op-type" : "--op-name";
   const auto bad = [&](std::string_view what) {
-    return Error{ErrorKind::kUsage,
-                 fmt::format("{} '{}': {}; expected PATTERN=null or PATTERN=option:value,...",
-                             option, text, what)};
+    return Error{
+        ErrorKind::kUsage,
+        fmt::format("{} '{}': {}; expected PATTERN=null, or PATTERN=option:value with more "
+                    "options behind commas",
+                    option, text, what)};
   };
   const size_t equals = text.find('=');
   if (equals == std::string::npos) return bad("has no '='");
@@ -98,23 +152,25 @@ Result<Rule> ParseRule(Rule::Kind kind, const std::string& text) {
     rule.leave_alone = true;
     return rule;
   }
-  for (size_t begin = 0; begin <= right.size();) {
-    const size_t end = std::min(right.find(',', begin), right.size());
-    const std::string part = right.substr(begin, end - begin);
-    const size_t split = part.find_first_of(":=");
-    if (split == std::string::npos || split == 0 || split + 1 == part.size())
-      return bad(fmt::format("'{}' is not option:value", part));
-    rule.options.emplace_back(part.substr(0, split), part.substr(split + 1));
-    begin = end + 1;
-  }
+  std::optional<std::string> wrong;
+  rule.options = ParseOptionList(right, wrong);
+  if (wrong) return bad(fmt::format("'{}' is not option:value", *wrong));
   return rule;
 }
 
 Result<RuleSet> RuleSet::Make(const PassSpec& spec, const PassInfo& info) {
   RuleSet set;
+  const auto located = [&](const Status& status) {
+    if (status.ok() || spec.origin.empty()) return status;
+    return Status(
+        Error{status.error().kind, fmt::format("{}: {}", spec.origin, status.error().message)});
+  };
   set.base_ = info.make();
-  CMLC_RETURN_IF_ERROR(SetOptions(*set.base_, info.name, spec.options));
-  CMLC_RETURN_IF_ERROR(set.base_->CheckOptions());
+  CMLC_RETURN_IF_ERROR(located(SetOptions(*set.base_, info.name, spec.options)));
+  if (spec.leave_alone)
+    set.leave_because_ = "no rule asks for it, and the pass leaves the others alone";
+  else
+    CMLC_RETURN_IF_ERROR(located(set.base_->CheckOptions()));
   for (const Rule& rule : spec.rules) {
     Entry entry{.rule = rule, .text = TextOf(rule), .pass = nullptr};
     if (rule.kind == Rule::Kind::kOpType && rule.pattern == "const")
@@ -124,7 +180,7 @@ Result<RuleSet> RuleSet::Make(const PassSpec& spec, const PassInfo& info) {
                                entry.text)};
     if (!rule.leave_alone) {
       entry.pass = info.make();
-      CMLC_RETURN_IF_ERROR(SetOptions(*entry.pass, info.name, spec.options));
+      if (rule.on_top) CMLC_RETURN_IF_ERROR(SetOptions(*entry.pass, info.name, spec.options));
       Status status = SetOptions(*entry.pass, info.name, rule.options);
       if (status.ok()) status = entry.pass->CheckOptions();
       if (!status.ok())
@@ -148,11 +204,20 @@ const RuleSet::Entry* RuleSet::Match(Rule::Kind kind,
 
 RuleSet::Choice RuleSet::For(const Weight& weight) const {
   const auto choice_of = [&](const Entry* entry) {
+    if (entry == nullptr && !leave_because_.empty())
+      return Choice{.pass = nullptr, .because = leave_because_};
     if (entry == nullptr) return Choice{.pass = base_.get()};
     return Choice{.pass = entry->pass.get(),
                   .because = entry->text,
                   .by_name = entry->rule.kind == Rule::Kind::kOpName};
   };
+  const Entry* where = nullptr;
+  for (const Entry& entry : entries_)
+    if (entry.rule.kind == Rule::Kind::kWhere && Fits(entry.rule.where, weight)) {
+      entry.used = true;
+      where = &entry;
+    }
+  if (where != nullptr) return choice_of(where);
   if (const Entry* entry = Match(Rule::Kind::kOpName, {weight.name})) {
     Choice choice = choice_of(entry);
     choice.by_own_name = true;
@@ -184,6 +249,7 @@ Status RuleSet::CheckAllMatch(const Model& model) const {
       for (const auto& [opset, block] : function.specializations) CollectNames(block, types, names);
   });
   for (const Entry& entry : entries_) {
+    if (entry.rule.kind == Rule::Kind::kWhere) continue;
     const bool by_type = entry.rule.kind == Rule::Kind::kOpType;
     const std::set<std::string>& all = by_type ? types : names;
     if (std::any_of(all.begin(), all.end(), [&](const std::string& name) {
@@ -202,6 +268,17 @@ Status RuleSet::CheckAllMatch(const Model& model) const {
                  fmt::format("{}: no {} of this model matches '{}'{}", entry.text,
                              by_type ? "op type" : "op or weight", entry.rule.pattern, hint)};
   }
+  return Ok();
+}
+
+Status RuleSet::CheckAllUsed() const {
+  for (const Entry& entry : entries_)
+    if (entry.rule.kind == Rule::Kind::kWhere && !entry.used)
+      return Error{
+          ErrorKind::kUsage,
+          fmt::format("{}: no weight of this model fits; `cmlc info` lists the weights and "
+                      "their readers",
+                      entry.text)};
   return Ok();
 }
 

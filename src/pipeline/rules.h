@@ -3,6 +3,7 @@
 #define CMLC_PIPELINE_RULES_H_
 
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -16,6 +17,9 @@ namespace cmlc {
 
 // Whether `text` matches a pattern with *, ? and [...] ([!...] for none of them).
 bool MatchesPattern(std::string_view pattern, std::string_view text);
+
+// Options as "option:value,option:value" ('=' may stand for ':'). `wrong` gets a part that is none.
+OptionValues ParseOptionList(const std::string& text, std::optional<std::string>& wrong);
 
 // The configured passes of a run: the base one, and one for every rule that has options.
 class RuleSet {
@@ -35,16 +39,20 @@ class RuleSet {
 
   // kUsage if a rule matches nothing in the models, with the nearest names.
   Status CheckAllMatch(const Model& model) const;
+  // kUsage if a rule of kind kWhere has fitted no weight so far.
+  Status CheckAllUsed() const;
 
  private:
   struct Entry {
     Rule rule;
     std::string text;
     std::unique_ptr<WeightPass> pass;  // null: leave alone
+    mutable bool used = false;         // of kWhere: a weight fitted it
   };
   const Entry* Match(Rule::Kind kind, const std::vector<std::string_view>& names) const;
 
   std::unique_ptr<WeightPass> base_;
+  std::string leave_because_;  // not empty: what no rule governs is left alone
   std::vector<Entry> entries_;
 };
 

@@ -7,6 +7,7 @@
 // the model or the number of threads.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <stdlib.h>
 
 #include <algorithm>
 #include <chrono>
@@ -17,6 +18,8 @@
 #include <set>
 
 #include "base/check.h"
+#include "base/cleanup.h"
+#include "base/file.h"
 #include "base/thread_pool.h"
 #include "cmlc/pipeline.h"
 #include "ir/decode.h"
@@ -93,6 +96,7 @@ class Runner {
   static bool GoesToFile(const NewTensor& tensor, int32_t version);
   Result<std::vector<std::vector<Value>>> Store(std::span<Job> jobs, int32_t version);
   void Finish(Job& job, const std::vector<Value>& values, Survey& survey);
+  void KeepNamesApart(Site& site);
   void Apply(Survey& survey);
   TensorId TensorOf(const Value& value);
   uint64_t CountedOnce(const StoredForm& form, std::set<TensorId>& counted);
@@ -106,6 +110,7 @@ class Runner {
   std::vector<Part> parts_;
   // Tensors whose bytes are in a report already, as before the pass and as after it.
   std::set<TensorId> counted_, counted_after_;
+  std::map<const GraphIndex*, std::set<std::string>> names_;
   std::map<const Value*, TensorId> inline_;  // immediates that passes look at
   Progress progress_;
 };
@@ -415,6 +420,30 @@ Result<std::vector<std::vector<Value>>> Runner::Store(std::span<Job> jobs, int32
   return values;
 }
 
+// The names that a pass gives to what is between its operations may be taken in this program.
+void Runner::KeepNamesApart(Site& site) {
+  std::set<std::string>& taken = names_[site.index];
+  if (taken.empty())
+    for (const Definition& definition : site.index->definitions())
+      taken.insert(definition.op->outputs[definition.output].name);
+  std::map<std::string, std::string> renamed;
+  for (Operation& op : site.operations) {
+    for (auto& [parameter, argument] : op.inputs)
+      for (Binding& binding : argument.bindings)
+        if (auto* name = std::get_if<std::string>(&binding.target))
+          if (const auto found = renamed.find(*name); found != renamed.end()) *name = found->second;
+    if (&op == &site.operations.back()) break;
+    for (NamedValueType& output : op.outputs) {
+      std::string name = output.name;
+      for (int i = 1; taken.contains(name); ++i) name = fmt::format("{}_{}", output.name, i);
+      taken.insert(name);
+      if (name != output.name) renamed[output.name] = name;
+      output.name = name;
+    }
+    op.attributes["name"] = MakeString(op.outputs.back().name);
+  }
+}
+
 // Builds the operations for all sites of a job from the values of what it made.
 void Runner::Finish(Job& job, const std::vector<Value>& values, Survey& survey) {
   if (const auto* skipped = std::get_if<Skipped>(&job.outcome)) {
@@ -430,6 +459,7 @@ void Runner::Finish(Job& job, const std::vector<Value>& values, Survey& survey) 
   for (size_t i = 0; i < job.sites.size(); ++i) {
     Site& site = *job.sites[i];
     site.operations = replacement.build(*site.found.definition->op, values);
+    KeepNamesApart(site);
     uint64_t bytes = 0;
     for (const Operation& op : site.operations)
       bytes += CountedOnce(FormOf(op, *site.index), counted_after_);
@@ -532,7 +562,7 @@ void Runner::Apply(Survey& survey) {
           if (source == nullptr || !(IsConst(*source->op) || IsConstexpr(*source->op))) continue;
           ++uses_lost[source];
           size_t uses = 0, lost = 0;
-          for (const Definition& other : const_cast<GraphIndex*>(site.index)->definitions())
+          for (const Definition& other : site.index->definitions())
             if (other.op == source->op) {
               uses += other.uses.size();
               lost += uses_lost[&other];
@@ -561,6 +591,7 @@ void Runner::Apply(Survey& survey) {
 
 Status Runner::RunPart(Part& part, const OpsetInfo* target) {
   const std::set<TensorId> counted_before = counted_;
+  names_.clear();
   Survey survey = SurveyOf(part);
   CMLC_ASSIGN_OR_RETURN(const int32_t version, VersionFor(part, survey, target));
   if (version > part.model->specification_version) {
@@ -568,6 +599,7 @@ Status Runner::RunPart(Part& part, const OpsetInfo* target) {
     // Raising may have moved operations, so everything is looked at again.
     counted_ = counted_before;
     inline_.clear();
+    names_.clear();
     survey = SurveyOf(part);
   }
   CMLC_RETURN_IF_ERROR(Transform(survey, version));
@@ -612,18 +644,19 @@ Status CheckStrict(const RunReport& report) {
   if (missed.empty()) return Ok();
   const size_t count = missed.size();
   if (count > 3) missed.resize(3);
-  return Error{ErrorKind::kStrict,
-               fmt::format("{}: --strict: {} of the weights asked for by name would be left alone: "
-                           "{}{}",
-                           report.pass, count, fmt::join(missed, ", "),
-                           count > missed.size() ? ", ..." : "")};
+  return Error{
+      ErrorKind::kStrict,
+      fmt::format("{}: --strict: {} of the weights asked for by name would be left alone: "
+                  "{}{}",
+                  report.pass, count, fmt::join(missed, ", "),
+                  count > missed.size() ? fmt::format(" and {} more", count - missed.size()) : "")};
 }
 
 }  // namespace
 
-std::filesystem::path DefaultOutput(const std::filesystem::path& input, const PassInfo& pass) {
+std::filesystem::path DefaultOutput(const std::filesystem::path& input, std::string_view suffix) {
   const std::filesystem::path named = input.has_filename() ? input : input.parent_path();
-  return named.parent_path() / fmt::format("{}-{}.mlpackage", named.stem().string(), pass.suffix);
+  return named.parent_path() / fmt::format("{}-{}.mlpackage", named.stem().string(), suffix);
 }
 
 double SnrDb(const Quality& quality) {
@@ -631,11 +664,46 @@ double SnrDb(const Quality& quality) {
   return 10 * std::log10(quality.signal / quality.noise);
 }
 
-Result<RunReport> Run(const PassSpec& spec, const RunOptions& options, Diagnostics& diagnostics) {
+namespace {
+
+// A folder for a result that nobody keeps.
+class ScratchFolder {
+ public:
+  static Result<ScratchFolder> Make() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "cmlc-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr)
+      return Error{ErrorKind::kOutput,
+                   fmt::format("{}: cannot make a folder: {}", pattern, LastSystemError())};
+    ScratchFolder folder;
+    folder.path_ = pattern;
+    RemoveOnSignal(folder.path_);
+    return folder;
+  }
+  ScratchFolder(ScratchFolder&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+  ScratchFolder& operator=(ScratchFolder&&) = delete;
+  ~ScratchFolder() {
+    std::error_code code;
+    if (!path_.empty()) std::filesystem::remove_all(path_, code);
+  }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  ScratchFolder() = default;
+  std::filesystem::path path_;
+};
+
+}  // namespace
+
+Result<std::vector<RunReport>> RunAll(std::span<const PassSpec> specs, const RunOptions& options,
+                                      Diagnostics& diagnostics) {
   const auto start = std::chrono::steady_clock::now();
-  const PassInfo* info = FindPass(spec.pass);
-  CMLC_CHECK(info != nullptr);
-  CMLC_ASSIGN_OR_RETURN(const RuleSet rules, RuleSet::Make(spec, *info));
+  std::vector<RuleSet> rules;
+  for (const PassSpec& spec : specs) {
+    const PassInfo* info = FindPass(spec.pass);
+    CMLC_CHECK(info != nullptr);
+    CMLC_ASSIGN_OR_RETURN(RuleSet set, RuleSet::Make(spec, *info));
+    rules.push_back(std::move(set));
+  }
   const OpsetInfo* target = nullptr;
   if (!options.target.empty()) {
     target = FindOpsetByTarget(options.target);
@@ -645,35 +713,70 @@ Result<RunReport> Run(const PassSpec& spec, const RunOptions& options, Diagnosti
           fmt::format("--target '{}': expected one of iOS16, iOS17, iOS18, iOS26", options.target)};
   }
   CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<Package> package, Package::Open(options.input));
-  CMLC_RETURN_IF_ERROR(rules.CheckAllMatch(package->model()));
+  for (const RuleSet& set : rules) CMLC_RETURN_IF_ERROR(set.CheckAllMatch(package->model()));
 
-  RunReport report;
-  report.pass = spec.pass;
-  report.package_bytes_before = package->size_bytes();
   std::map<const Model*, int32_t> versions;
+  int32_t version_before = 0;
   ForEachModel(package->model(), [&](Model& model) {
     versions[&model] = model.specification_version;
-    report.version_before = std::max(report.version_before, model.specification_version);
+    version_before = std::max(version_before, model.specification_version);
   });
 
+  std::optional<ScratchFolder> scratch;
+  std::filesystem::path output = options.output;
+  if (options.dry_run) {
+    CMLC_ASSIGN_OR_RETURN(ScratchFolder folder, ScratchFolder::Make());
+    scratch.emplace(std::move(folder));
+    output = scratch->path() / "result.mlpackage";
+  }
   CMLC_ASSIGN_OR_RETURN(
       const std::unique_ptr<PackageWriter> writer,
-      PackageWriter::Start(*package, options.output, {.in_place = options.in_place}));
+      PackageWriter::Start(*package, output, {.in_place = options.in_place && !options.dry_run}));
   ThreadPool pool(options.threads);
-  Runner runner(*info, rules, diagnostics, *package, pool, report);
-  CMLC_RETURN_IF_ERROR(runner.Run(target));
-  if (options.strict) CMLC_RETURN_IF_ERROR(CheckStrict(report));
-  RaiseOuter(package->model(), versions);
-  ForEachModel(package->model(), [&](Model& model) {
-    report.version_after = std::max(report.version_after, model.specification_version);
-  });
-  if (const OpsetInfo* needs = FindOpset(report.version_after); needs != nullptr)
-    report.systems = needs->systems;
-
+  const std::vector<Finding> findings_before = Lint(*package);
+  std::vector<RunReport> reports;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    RunReport& report = reports.emplace_back();
+    report.pass = specs[i].pass;
+    report.package_bytes_before = package->size_bytes();
+    report.version_before = version_before;
+    Runner runner(*FindPass(specs[i].pass), rules[i], diagnostics, *package, pool, report);
+    CMLC_RETURN_IF_ERROR(runner.Run(target));
+    CMLC_RETURN_IF_ERROR(rules[i].CheckAllUsed());
+    if (options.strict) CMLC_RETURN_IF_ERROR(CheckStrict(report));
+    RaiseOuter(package->model(), versions);
+    ForEachModel(package->model(), [&](Model& model) {
+      report.version_after = std::max(report.version_after, model.specification_version);
+    });
+    if (const OpsetInfo* needs = FindOpset(report.version_after); needs != nullptr)
+      report.systems = needs->systems;
+    report.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  if (!reports.empty()) reports.back().findings = NewFindings(Lint(*package), findings_before);
+  for (const RunReport& report : reports)
+    for (const Finding& finding : report.findings) {
+      if ((finding.devices & options.devices) == 0) {
+        diagnostics.Note(ToString(finding));
+      } else if (options.strict) {
+        return Error{ErrorKind::kStrict,
+                     fmt::format("{}: --strict: {}", report.pass, ToString(finding))};
+      } else {
+        diagnostics.Warning(ToString(finding));
+      }
+    }
   CMLC_RETURN_IF_ERROR(writer->Commit(pool));
-  report.package_bytes_after = writer->size_bytes();
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return report;
+  for (RunReport& report : reports) report.package_bytes_after = writer->size_bytes();
+  if (!reports.empty())
+    reports.back().seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return reports;
+}
+
+Result<RunReport> Run(const PassSpec& spec, const RunOptions& options, Diagnostics& diagnostics) {
+  CMLC_ASSIGN_OR_RETURN(std::vector<RunReport> reports,
+                        RunAll(std::span(&spec, 1), options, diagnostics));
+  return std::move(reports.front());
 }
 
 }  // namespace cmlc

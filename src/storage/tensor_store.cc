@@ -97,6 +97,7 @@ struct FileEntry {
   std::optional<BlobWriter> writer;
   std::map<uint64_t, TensorId> by_offset;         // blobs of the input
   std::map<uint64_t, TensorId> by_output_offset;  // blobs of the output
+  std::vector<TensorId> aliases;                  // of those, seen as another type
 };
 
 }  // namespace
@@ -227,11 +228,15 @@ TensorId TensorStore::AddInline(DataType dtype, uint64_t element_count, std::str
 
 TensorId TensorStore::Reinterpret(TensorId id, DataType dtype, uint64_t element_count) {
   Tensor tensor = impl_->tensor(id);
-  CMLC_CHECK(tensor.where == Tensor::Where::kMapped || tensor.where == Tensor::Where::kInline);
+  CMLC_CHECK(tensor.where != Tensor::Where::kMissing);
   CMLC_CHECK(PackedBytes(element_count, BitsOf(dtype)) == tensor.info.size_bytes);
   tensor.info.dtype = dtype;
   tensor.info.element_count = element_count;
-  return impl_->Add(std::move(tensor));
+  const bool written = tensor.where == Tensor::Where::kWritten;
+  FileEntry& entry = impl_->file(tensor.info.file);
+  const TensorId alias = impl_->Add(std::move(tensor));
+  if (written) entry.aliases.push_back(alias);
+  return alias;
 }
 
 const TensorInfo& TensorStore::info(TensorId id) const { return impl_->tensor(id).info; }
@@ -315,18 +320,28 @@ Status TensorStore::Finish(const std::vector<TensorId>& live, ThreadPool& pool) 
     if (!entry.writer) continue;
     const bool dead = std::any_of(entry.by_output_offset.begin(), entry.by_output_offset.end(),
                                   [&](const auto& blob) { return !wanted.contains(blob.second); });
-    if (!dead) continue;
+    const bool retyped = std::any_of(entry.aliases.begin(), entry.aliases.end(),
+                                     [&](TensorId id) { return wanted.contains(id); });
+    if (!dead && !retyped) continue;
     const std::filesystem::path path = entry.writer->file().path();
     std::filesystem::path compact_path = path;
     compact_path += ".compact";
     RemoveOnSignal(compact_path);
     CMLC_ASSIGN_OR_RETURN(BlobWriter compact, BlobWriter::Create(compact_path));
-    std::map<uint64_t, TensorId> moved;
-    for (const auto& [offset, id] : entry.by_output_offset) {
-      if (!wanted.contains(id)) continue;
+    // A record has one type, so a tensor that is wanted under another one is copied, too.
+    std::vector<TensorId> kept;
+    for (const auto& [offset, id] : entry.by_output_offset)
+      if (wanted.contains(id)) kept.push_back(id);
+    for (const TensorId id : entry.aliases)
+      if (wanted.contains(id)) kept.push_back(id);
+    std::stable_sort(kept.begin(), kept.end(), [&](TensorId a, TensorId b) {
+      return impl_->tensor(a).output_offset < impl_->tensor(b).output_offset;
+    });
+    std::vector<std::pair<uint64_t, TensorId>> moved;
+    for (const TensorId id : kept) {
       CMLC_ASSIGN_OR_RETURN(const BlobWriter::Written written,
                             compact.Append(CopyOf(*this, id), pool));
-      moved.emplace(written.offset, id);
+      moved.emplace_back(written.offset, id);
     }
     std::error_code code;
     std::filesystem::rename(compact_path, path, code);
@@ -334,8 +349,12 @@ Status TensorStore::Finish(const std::vector<TensorId>& live, ThreadPool& pool) 
       return Error{ErrorKind::kOutput,
                    fmt::format("{}: cannot rename: {}", compact_path.string(), code.message())};
     entry.writer = std::move(compact);
-    for (const auto& [offset, id] : moved) impl_->tensor(id).output_offset = offset;
-    entry.by_output_offset = std::move(moved);
+    entry.by_output_offset.clear();
+    entry.aliases.clear();
+    for (const auto& [offset, id] : moved) {
+      impl_->tensor(id).output_offset = offset;
+      entry.by_output_offset.emplace(offset, id);
+    }
   }
 
   // The rest comes from the input, in the order in which it lies there: a model that nothing

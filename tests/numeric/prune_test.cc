@@ -25,7 +25,7 @@ namespace cmlc::numeric {
 namespace {
 
 // Every instruction set of this processor that code was generated for.
-class Prune : public testing::TestWithParam<int64_t> {
+class PruneMasks : public testing::TestWithParam<int64_t> {
  protected:
   void SetUp() override { Choose(GetParam()); }
   void TearDown() override { Choose(0); }
@@ -37,7 +37,7 @@ class Prune : public testing::TestWithParam<int64_t> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(, Prune, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
+INSTANTIATE_TEST_SUITE_P(, PruneMasks, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
                          [](const auto& test) { return std::string(hwy::TargetName(test.param)); });
 
 // Values cut into pieces of `piece` values, a multiple of 8.
@@ -228,7 +228,7 @@ void ExpectThreshold(const std::vector<T>& values, float threshold) {
   }
 }
 
-TEST_P(Prune, ByThresholdForAllHalves) {
+TEST_P(PruneMasks, ByThresholdForAllHalves) {
   std::vector<uint16_t> all;
   for (uint32_t pattern = 0; pattern < 0x10000; ++pattern)
     if (IsFiniteHalf(static_cast<uint16_t>(pattern))) all.push_back(static_cast<uint16_t>(pattern));
@@ -242,7 +242,7 @@ TEST_P(Prune, ByThresholdForAllHalves) {
   }
 }
 
-TEST_P(Prune, ByThresholdForAllLengths) {
+TEST_P(PruneMasks, ByThresholdForAllLengths) {
   for (size_t length = 0; length <= 200; ++length) {
     ExpectThreshold(Values<uint16_t>(Kind::kSpread, length, 1), 0.02f);
     ExpectThreshold(Values<float>(Kind::kSpread, length, 1), 0.02f);
@@ -284,8 +284,8 @@ void ExpectSparsities() {
   }
 }
 
-TEST_P(Prune, BySparsityRemovesTheLeastHalves) { ExpectSparsities<uint16_t>(); }
-TEST_P(Prune, BySparsityRemovesTheLeastFloats) { ExpectSparsities<float>(); }
+TEST_P(PruneMasks, BySparsityRemovesTheLeastHalves) { ExpectSparsities<uint16_t>(); }
+TEST_P(PruneMasks, BySparsityRemovesTheLeastFloats) { ExpectSparsities<float>(); }
 
 TEST(PruneSparsity, RemovesNoMoreThanThereAre) {
   ThreadPool pool(1);
@@ -307,7 +307,7 @@ TEST(PruneSparsity, DoesNotDependOnPiecesOrThreads) {
     for (const int threads : {1, 2, 3}) ExpectSparsity(halves, 17'777, piece, threads);
 }
 
-TEST_P(Prune, ClearsZeros) {
+TEST_P(PruneMasks, ClearsZeros) {
   ThreadPool pool(2);
   for (const size_t length : {1u, 63u, 64u, 1001u, 9999u}) {
     const auto check = [&](const auto& values, auto source) {
@@ -475,7 +475,7 @@ void ExpectNm(const AxisLayout& layout, Kind kind, size_t n, size_t m, int threa
       << n << ":" << m << " of " << Name(layout) << ", kind " << static_cast<int>(kind);
 }
 
-TEST_P(Prune, ByNmIsThatOfEachGroup) {
+TEST_P(PruneMasks, ByNmIsThatOfEachGroup) {
   constexpr std::pair<size_t, size_t> kRatios[] = {{1, 2},  {2, 4},   {3, 4},  {5, 8},
                                                    {2, 3},  {3, 5},   {5, 10}, {12, 17},
                                                    {7, 16}, {31, 32}, {20, 33}};
@@ -492,7 +492,7 @@ TEST_P(Prune, ByNmIsThatOfEachGroup) {
       }
 }
 
-TEST_P(Prune, ByNmTakesManyBands) {
+TEST_P(PruneMasks, ByNmTakesManyBands) {
   // Rows that bands cut into, with and without a short group at the end of each.
   for (const AxisLayout& layout : {AxisLayout{3, 20'000, 1}, AxisLayout{3, 19'999, 1}})
     for (const size_t m : {2u, 4u, 8u}) {
@@ -510,7 +510,7 @@ void ExpectBlocks(const AxisLayout& layout, Kind kind, size_t block, double frac
       << static_cast<int>(kind);
 }
 
-TEST_P(Prune, ByBlocksAddsSquares) {
+TEST_P(PruneMasks, ByBlocksAddsSquares) {
   for (const AxisLayout& layout : kLayouts)
     for (const Kind kind : {Kind::kSpread, Kind::kExtreme}) {
       if (layout.count() > 10'000) continue;
@@ -600,7 +600,7 @@ void ExpectCompressed(size_t length, uint32_t density, unsigned seed) {
   EXPECT_TRUE(std::equal(expected.begin(), expected.end(), values.begin())) << length;
 }
 
-TEST_P(Prune, CompressesAllLengths) {
+TEST_P(PruneMasks, CompressesAllLengths) {
   for (size_t length = 0; length <= 300; length += length < 140 ? 1 : 13)
     for (const uint32_t density : {0u, 1u, 5u, 9u, 10u}) {
       const auto seed = static_cast<unsigned>(length + density);
@@ -610,7 +610,7 @@ TEST_P(Prune, CompressesAllLengths) {
     }
 }
 
-TEST_P(Prune, CompressesByEveryByte) {
+TEST_P(PruneMasks, CompressesByEveryByte) {
   std::vector<uint8_t> bits(256);
   std::iota(bits.begin(), bits.end(), uint8_t{0});
   const auto check = [&](auto zero) {

@@ -80,7 +80,9 @@ TEST(ParseRule, ReadsOptionsAndNull) {
 
 TEST(ParseRule, SaysWhatIsWrong) {
   const std::pair<const char*, const char*> cases[] = {
-      {"conv", "--op-type 'conv': has no '='; expected PATTERN=null or PATTERN=option:value,..."},
+      {"conv",
+       "--op-type 'conv': has no '='; expected PATTERN=null, or PATTERN=option:value with "
+       "more options behind commas"},
       {"=null", "has no pattern in front of '='"},
       {"conv=", "'' is not option:value"},
       {"conv=nbits", "'nbits' is not option:value"},

@@ -124,13 +124,13 @@ TEST(Run, ReportsWeightsInProgramOrder) {
 }
 
 TEST(DefaultOutput, LiesBesideTheInput) {
-  const PassInfo& pass = *FindPass("palettize");
+  const std::string_view pass = FindPass("palettize")->suffix;
   EXPECT_EQ(DefaultOutput("a/model.mlpackage", pass), "a/model-palettized.mlpackage");
   EXPECT_EQ(DefaultOutput("a/model.mlpackage/", pass), "a/model-palettized.mlpackage");
   EXPECT_EQ(DefaultOutput("model.mlpackage", pass), "model-palettized.mlpackage");
-  EXPECT_EQ(DefaultOutput("/m.v2.mlpackage", *FindPass("decompress")),
+  EXPECT_EQ(DefaultOutput("/m.v2.mlpackage", FindPass("decompress")->suffix),
             "/m.v2-decompressed.mlpackage");
-  EXPECT_EQ(DefaultOutput("m.mlpackage", *FindPass("null")), "m-copy.mlpackage");
+  EXPECT_EQ(DefaultOutput("m.mlpackage", FindPass("null")->suffix), "m-copy.mlpackage");
 }
 
 TEST(SnrDb, IsTenTimesTheLogarithmOfTheRatio) {

@@ -228,14 +228,31 @@ PassSpec NullPass(OptionValues options, std::vector<Rule> rules) {
   return {"null", std::move(options), std::move(rules)};
 }
 
+namespace {
+
+Rule MakeRule(Rule::Kind kind, std::string pattern, bool leave_alone, OptionValues options) {
+  Rule rule;
+  rule.kind = kind;
+  rule.pattern = std::move(pattern);
+  rule.leave_alone = leave_alone;
+  rule.options = std::move(options);
+  return rule;
+}
+
+}  // namespace
+
 Rule ByName(std::string pattern, OptionValues options) {
-  return {Rule::Kind::kOpName, std::move(pattern), false, std::move(options)};
+  return MakeRule(Rule::Kind::kOpName, std::move(pattern), false, std::move(options));
 }
 Rule ByType(std::string pattern, OptionValues options) {
-  return {Rule::Kind::kOpType, std::move(pattern), false, std::move(options)};
+  return MakeRule(Rule::Kind::kOpType, std::move(pattern), false, std::move(options));
 }
-Rule LeaveName(std::string pattern) { return {Rule::Kind::kOpName, std::move(pattern), true, {}}; }
-Rule LeaveType(std::string pattern) { return {Rule::Kind::kOpType, std::move(pattern), true, {}}; }
+Rule LeaveName(std::string pattern) {
+  return MakeRule(Rule::Kind::kOpName, std::move(pattern), true, {});
+}
+Rule LeaveType(std::string pattern) {
+  return MakeRule(Rule::Kind::kOpType, std::move(pattern), true, {});
+}
 
 // --- Checks -------------------------------------------------------------------------------------
 

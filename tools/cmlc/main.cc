@@ -11,9 +11,11 @@
 #include <optional>
 
 #include "cmlc/inspect.h"
+#include "cmlc/lint.h"
 #include "cmlc/package.h"
 #include "cmlc/pass.h"
 #include "cmlc/pipeline.h"
+#include "cmlc/recipe.h"
 #include "cmlc/signals.h"
 #include "console.h"
 #include "reports.h"
@@ -40,17 +42,31 @@ void AddCommon(CLI::App& app, CommonOptions& common) {
   app.add_flag("-v,--verbose", common.verbose, "say what happens to every weight");
 }
 
-// One pass as a subcommand.
-struct PassCommand {
-  const PassInfo* info = nullptr;
+// What all subcommands that write take.
+struct WriteCommand {
   CLI::App* app = nullptr;
   CommonOptions common;
-  std::deque<std::pair<std::string, std::string>> values;  // by option; empty: not given
-  std::vector<std::string> type_rules, name_rules;
   std::string output;
   bool in_place = false;
   bool strict = false;
+  bool dry_run = false;
+  bool list_weights = false;
+  bool print_recipe = false;
   std::string target;
+  std::string device;
+};
+
+// One pass as a subcommand.
+struct PassCommand : WriteCommand {
+  const PassInfo* info = nullptr;
+  std::deque<std::pair<std::string, std::string>> values;  // by option; empty: not given
+  std::vector<std::string> type_rules, name_rules;
+};
+
+// Several passes.
+struct RunCommand : WriteCommand {
+  std::string recipe;
+  std::vector<std::string> passes;
 };
 
 std::string Hyphened(std::string name) {
@@ -59,17 +75,37 @@ std::string Hyphened(std::string name) {
   return name;
 }
 
+void AddWriting(CLI::App& app, WriteCommand& command, std::string_view suffix) {
+  app.add_option("-o,--output", command.output,
+                 fmt::format("the package to write (default: beside the input, *-{}.mlpackage); "
+                             "an existing package is replaced once the new one is complete",
+                             suffix));
+  app.add_flag("--in-place", command.in_place, "replace the input by the result");
+  app.add_flag("--strict", command.strict,
+               "fail (exit code 6) if a weight that is asked for by name cannot be done, or if the "
+               "result has a form that is known to fail on --device");
+  app.add_option("--target", command.target,
+                 "the system the result is for: iOS16, iOS17, iOS18, iOS26 (default: the input's, "
+                 "or the lowest that can hold the result)")
+      ->type_name("TEXT");
+  app.add_option("--device", command.device,
+                 "what the result is to run on: cpu, gpu, ane, all; what is known to fail there is "
+                 "warned of (see `cmlc lint`)")
+      ->type_name("TEXT");
+  app.add_flag("--dry-run", command.dry_run,
+               "say what would happen to every weight, and write nothing");
+  app.add_flag("--list-weights", command.list_weights,
+               "list the weights' names with types, shapes and readers, and do nothing");
+  app.add_flag("--print-recipe", command.print_recipe,
+               "write the recipe that says the same as this command line, and do nothing");
+}
+
 void AddPass(CLI::App& root, const PassInfo& info, PassCommand& command) {
   command.info = &info;
   command.app = root.add_subcommand(std::string(info.name), std::string(info.summary));
   CLI::App& app = *command.app;
   app.footer(std::string(info.description));
   AddCommon(app, command.common);
-  app.add_option("-o,--output", command.output,
-                 fmt::format("the package to write (default: beside the input, *-{}.mlpackage); "
-                             "an existing package is replaced once the new one is complete",
-                             info.suffix));
-  app.add_flag("--in-place", command.in_place, "replace the input by the result");
   const std::unique_ptr<WeightPass> pass = info.make();
   for (const OptionDescription& option : DescribeOptions(*pass)) {
     auto& value = command.values.emplace_back(option.name, "");
@@ -79,7 +115,7 @@ void AddPass(CLI::App& root, const PassInfo& info, PassCommand& command) {
     if (!option.allowed.empty()) help += fmt::format(": {}", fmt::join(option.allowed, ", "));
     if (option.kind == "FLAG") {
       app.add_flag_callback(
-          "--" + Hyphened(option.name), [&value] { value.second = "true"; }, help);
+          names, [&value] { value.second = "true"; }, help);
       continue;
     }
     if (!option.value.empty()) help += fmt::format(" (default {})", option.value);
@@ -93,15 +129,27 @@ void AddPass(CLI::App& root, const PassInfo& info, PassCommand& command) {
                  "the same by name of the weight or of an op that reads it, with *, ? and [...]; "
                  "beats --op-type; among several that match the last one holds")
       ->type_name("RULE");
-  app.add_flag("--strict", command.strict,
-               "fail (exit code 6) if a weight that --op-name asks for cannot be done");
-  app.add_option("--target", command.target,
-                 "the system the result is for: iOS16, iOS17, iOS18, iOS26 (default: the input's, "
-                 "or the lowest that can hold the result)")
-      ->type_name("TEXT");
+  AddWriting(app, command, info.suffix);
 }
 
-Result<RunReport> RunPass(PassCommand& command, RunOptions& options, Console& console) {
+void AddRun(CLI::App& root, RunCommand& command) {
+  command.app = root.add_subcommand("run", "run several passes, as a recipe says");
+  CLI::App& app = *command.app;
+  app.footer(
+      "A recipe is YAML or JSON: `passes: [{prune: {target_sparsity: 0.5}}, {palettize: {nbits: 4, "
+      "joint: true}}]`. A configuration of coremltools' optimize is read as it is. "
+      "`--print-recipe` "
+      "of any command shows how a command line is written as a recipe.");
+  AddCommon(app, command.common);
+  app.add_option("--recipe", command.recipe, "the recipe")->type_name("FILE");
+  app.add_option("--pass", command.passes,
+                 "a pass to run (after those of the recipe), as NAME or NAME:option=value,...; may "
+                 "be repeated")
+      ->type_name("PASS");
+  AddWriting(app, command, "compressed");
+}
+
+Result<PassSpec> SpecOf(const PassCommand& command) {
   PassSpec spec;
   spec.pass = std::string(command.info->name);
   for (const auto& [name, value] : command.values)
@@ -114,17 +162,78 @@ Result<RunReport> RunPass(PassCommand& command, RunOptions& options, Console& co
     CMLC_ASSIGN_OR_RETURN(Rule rule, ParseRule(Rule::Kind::kOpName, text));
     spec.rules.push_back(std::move(rule));
   }
+  return spec;
+}
+
+Result<std::vector<PassSpec>> SpecsOf(const RunCommand& command, Console& console) {
+  std::vector<PassSpec> specs;
+  if (!command.recipe.empty()) {
+    std::vector<std::string> notes;
+    CMLC_ASSIGN_OR_RETURN(specs, ReadRecipe(command.recipe, notes));
+    for (std::string& note : notes) console.Note(std::move(note));
+  }
+  for (const std::string& text : command.passes) {
+    CMLC_ASSIGN_OR_RETURN(PassSpec spec, ParsePass(text));
+    specs.push_back(std::move(spec));
+  }
+  if (specs.empty())
+    return Error{ErrorKind::kUsage, "run: expected --recipe FILE or --pass NAME, got neither"};
+  return specs;
+}
+
+int Fail(Console& console, const Error& error) {
+  console.Failure(error);
+  return ExitCode(error.kind);
+}
+
+void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+// `suffix`: of the name of an output that nobody named.
+int Work(const WriteCommand& command, const Result<std::vector<PassSpec>>& specs,
+         std::string_view suffix, Console& console) {
+  if (!specs.ok()) return Fail(console, specs.error());
+  if (command.print_recipe) {
+    Print(PrintRecipe(*specs));
+    return 0;
+  }
+  RunOptions options;
   options.input = command.common.input;
+  if (command.list_weights) {
+    const Result<std::unique_ptr<Package>> package = Package::Open(options.input);
+    if (!package.ok()) return Fail(console, package.error());
+    const Result<PackageInfo> info = Inspect(**package, 1, /*values=*/false);
+    if (!info.ok()) return Fail(console, info.error());
+    Print(WeightList(*info));
+    return 0;
+  }
+  if (command.in_place && !command.output.empty())
+    return Fail(console, {ErrorKind::kUsage, "--in-place and --output exclude each other"});
   options.in_place = command.in_place;
   options.threads = command.common.threads;
   options.target = command.target;
   options.strict = command.strict;
-  if (command.in_place && !command.output.empty())
-    return Error{ErrorKind::kUsage, "--in-place and --output exclude each other"};
+  options.dry_run = command.dry_run;
+  if (!command.device.empty()) {
+    const std::optional<unsigned> devices = DevicesOf(command.device);
+    if (!devices)
+      return Fail(console, {ErrorKind::kUsage,
+                            fmt::format("--device '{}': expected one of cpu, gpu, ane, all",
+                                        command.device)});
+    options.devices = *devices;
+  }
   options.output = command.in_place          ? options.input
                    : !command.output.empty() ? std::filesystem::path(command.output)
-                                             : DefaultOutput(options.input, *command.info);
-  return Run(spec, options, console);
+                                             : DefaultOutput(options.input, suffix);
+  const Result<std::vector<RunReport>> reports = RunAll(*specs, options, console);
+  if (!reports.ok()) return Fail(console, reports.error());
+  console.EndProgress();
+  if (command.common.verbose)
+    for (const RunReport& report : *reports) ListLeft(report, console);
+  if (command.common.json)
+    Print(RunJson(*reports, options));
+  else if (!command.common.quiet)
+    Print((command.dry_run ? PlanText(*reports) : std::string()) + RunText(*reports, options));
+  return 0;
 }
 
 int Main(int argc, char** argv) {
@@ -137,10 +246,23 @@ int Main(int argc, char** argv) {
 
   std::deque<PassCommand> commands;
   for (const PassInfo& info : AllPasses()) AddPass(app, info, commands.emplace_back());
+  RunCommand run;
+  AddRun(app, run);
   CommonOptions info_options;
   CLI::App* info_app = app.add_subcommand(
       "info", "show what is in a model: inputs, outputs, ops, and every weight as it is stored");
   AddCommon(*info_app, info_options);
+  CommonOptions lint_options;
+  std::string lint_device;
+  bool lint_strict = false;
+  CLI::App* lint_app = app.add_subcommand(
+      "lint",
+      "list forms in a model that are known to fail, to be slow or to leave the Neural "
+      "Engine");
+  AddCommon(*lint_app, lint_options);
+  lint_app->add_option("--device", lint_device, "only what concerns cpu, gpu, ane or all of them")
+      ->type_name("TEXT");
+  lint_app->add_flag("--strict", lint_strict, "fail (exit code 6) if there is anything to list");
   CLI::App* passes_app = app.add_subcommand("passes", "list the passes with their summaries");
 
   try {
@@ -180,24 +302,34 @@ int Main(int argc, char** argv) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     return 0;
   }
+  if (*lint_app) {
+    Console console(lint_options.quiet, lint_options.verbose);
+    const std::optional<unsigned> devices = DevicesOf(lint_device.empty() ? "all" : lint_device);
+    if (!devices)
+      return Fail(console,
+                  {ErrorKind::kUsage,
+                   fmt::format("--device '{}': expected one of cpu, gpu, ane, all", lint_device)});
+    const Result<std::unique_ptr<Package>> package = Package::Open(lint_options.input);
+    if (!package.ok()) return Fail(console, package.error());
+    std::vector<Finding> findings = Lint(**package);
+    std::erase_if(findings,
+                  [&](const Finding& finding) { return (finding.devices & *devices) == 0; });
+    Print(lint_options.json ? LintJson(findings) : LintText(findings));
+    if (lint_strict && !findings.empty())
+      return Fail(console, {ErrorKind::kStrict, fmt::format("{}: --strict: {} known forms",
+                                                            lint_options.input, findings.size())});
+    return 0;
+  }
   for (PassCommand& command : commands) {
     if (!*command.app) continue;
     Console console(command.common.quiet, command.common.verbose);
-    RunOptions options;
-    const Result<RunReport> report = RunPass(command, options, console);
-    if (!report.ok()) {
-      console.Failure(report.error());
-      return ExitCode(report.error().kind);
-    }
-    console.EndProgress();
-    if (command.common.verbose) ListLeft(*report, console);
-    std::string text;
-    if (command.common.json)
-      text = RunJson(*report, options);
-    else if (!command.common.quiet)
-      text = RunText(*report, options);
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    return 0;
+    const Result<PassSpec> spec = SpecOf(command);
+    if (!spec.ok()) return Fail(console, spec.error());
+    return Work(command, std::vector<PassSpec>{*spec}, command.info->suffix, console);
+  }
+  if (*run.app) {
+    Console console(run.common.quiet, run.common.verbose);
+    return Work(run, SpecsOf(run, console), "compressed", console);
   }
   return ExitCode(ErrorKind::kInternal);
 }

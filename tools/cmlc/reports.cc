@@ -75,7 +75,7 @@ std::string Number(double value) { return fmt::format("{:.4g}", value); }
 
 }  // namespace
 
-std::string RunText(const RunReport& report, const RunOptions& options) {
+std::string PassText(const RunReport& report) {
   const Totals totals = TotalsOf(report);
   std::string text = fmt::format("{}: {} done", report.pass, Plural(totals.done, "weight"));
   if (totals.done > 0)
@@ -103,6 +103,13 @@ std::string RunText(const RunReport& report, const RunOptions& options) {
     }
     text += fmt::format("rewritten: {}\n", report.rewrites[i]);
   }
+  return text;
+}
+
+std::string RunText(std::span<const RunReport> reports, const RunOptions& options) {
+  std::string text;
+  for (const RunReport& report : reports) text += PassText(report);
+  const RunReport& report = reports.back();
   const double ratio = report.package_bytes_after == 0
                            ? 0
                            : static_cast<double>(report.package_bytes_before) /
@@ -113,8 +120,63 @@ std::string RunText(const RunReport& report, const RunOptions& options) {
   if (!report.systems.empty())
     text += fmt::format("needs: {} or later{}\n", report.systems,
                         report.version_after > report.version_before ? " (raised)" : "");
-  text += fmt::format("wrote: {}\n", options.output.string());
+  text += options.dry_run ? std::string("wrote: nothing (--dry-run)\n")
+                          : fmt::format("wrote: {}\n", options.output.string());
   return text;
+}
+
+std::string PlanText(std::span<const RunReport> reports) {
+  std::string text;
+  for (const RunReport& report : reports)
+    for (const WeightReport& weight : report.weights) {
+      text += fmt::format("{}: {} {} {}: ", report.pass, weight.name, weight.dtype,
+                          ToString(weight.shape));
+      switch (weight.fate) {
+        case WeightReport::Fate::kDone:
+          text += fmt::format("{}, {} -> {} bytes{}\n", weight.form, Thousands(weight.bytes_before),
+                              Thousands(weight.bytes_after),
+                              weight.shared ? " (shared)" : SnrText(weight.quality));
+          break;
+        case WeightReport::Fate::kAlreadyCompressed:
+          text += fmt::format("left as it is, compressed already: {}\n", weight.form);
+          break;
+        case WeightReport::Fate::kLeft:
+          text += fmt::format("left alone: {}\n", weight.reason);
+          break;
+      }
+    }
+  return text;
+}
+
+std::string WeightList(const PackageInfo& info) {
+  std::string text;
+  for (const WeightInfo& weight : info.weights)
+    text += fmt::format("{}  {} {}  {}\n", weight.name, weight.dtype, ToString(weight.shape),
+                        fmt::join(weight.consumers, ", "));
+  return text;
+}
+
+std::string LintText(const std::vector<Finding>& findings) {
+  std::string text;
+  for (const Finding& finding : findings)
+    text += fmt::format("{} ({}): {}\n  {}\n  {}\n", finding.id, NamesOf(finding.devices),
+                        fmt::join(finding.names, ", "), finding.what, finding.source);
+  return text + fmt::format("{} known form{}\n", findings.size(), findings.size() == 1 ? "" : "s");
+}
+
+Json FindingsJson(const std::vector<Finding>& findings) {
+  Json list = Json::array();
+  for (const Finding& finding : findings)
+    list.push_back({{"id", finding.id},
+                    {"devices", NamesOf(finding.devices)},
+                    {"what", finding.what},
+                    {"source", finding.source},
+                    {"names", finding.names}});
+  return list;
+}
+
+std::string LintJson(const std::vector<Finding>& findings) {
+  return FindingsJson(findings).dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 void ListLeft(const RunReport& report, Console& console) {
@@ -131,7 +193,7 @@ void ListLeft(const RunReport& report, Console& console) {
   }
 }
 
-std::string RunJson(const RunReport& report, const RunOptions& options) {
+Json PassJson(const RunReport& report, const RunOptions& options) {
   const Totals totals = TotalsOf(report);
   Json weights = Json::array();
   for (const WeightReport& weight : report.weights) {
@@ -163,7 +225,7 @@ std::string RunJson(const RunReport& report, const RunOptions& options) {
   }
   const Json root = {{"pass", report.pass},
                      {"input", options.input.string()},
-                     {"output", options.output.string()},
+                     {"output", options.dry_run ? Json(nullptr) : Json(options.output.string())},
                      {"summary",
                       {{"weights_done", totals.done},
                        {"weights_left", totals.left},
@@ -180,7 +242,20 @@ std::string RunJson(const RunReport& report, const RunOptions& options) {
                        {"needs", report.systems},
                        {"rewrites", report.rewrites},
                        {"seconds", report.seconds}}},
+                     {"findings", FindingsJson(report.findings)},
                      {"weights", std::move(weights)}};
+  return root;
+}
+
+// One pass is an object, several are a list of them under "passes".
+std::string RunJson(std::span<const RunReport> reports, const RunOptions& options) {
+  Json root;
+  if (reports.size() == 1) {
+    root = PassJson(reports.front(), options);
+  } else {
+    root["passes"] = Json::array();
+    for (const RunReport& report : reports) root["passes"].push_back(PassJson(report, options));
+  }
   return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
