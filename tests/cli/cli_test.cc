@@ -287,6 +287,39 @@ INSTANTIATE_TEST_SUITE_P(
                 {"palettize", "--nbits", "wide", "in.mlpackage"},
                 2,
                 "error: palettize: nbits: expected an integer, got 'wide'"},
+        BadCall{"PruneWithoutAWay",
+                {"prune", "in.mlpackage"},
+                2,
+                "error: prune: expected one of target_sparsity, threshold and n_m_ratio, got none"},
+        BadCall{"SparsityAboveOne",
+                {"prune", "--target-sparsity", "1.5", "in.mlpackage"},
+                2,
+                "error: prune: target_sparsity: expected a number from 0 to 1, got '1.5'"},
+        BadCall{
+            "BlocksThatAreNone",
+            {"quantize", "--block-size", "3;4", "in.mlpackage"},
+            2,
+            "error: quantize: block_size: expected an integer, or several joined by commas, got "
+            "'3;4'"},
+        BadCall{"RunOfNothing",
+                {"run", "in.mlpackage"},
+                2,
+                "error: run: expected --recipe FILE or --pass NAME, got neither"},
+        BadCall{"NoSuchRecipe",
+                {"run", "--recipe", "no.yaml", "in.mlpackage"},
+                3,
+                "error: no.yaml: cannot open: No such file or directory"},
+        BadCall{"UnknownDevice",
+                {"palettize", "--nbits", "4", "--device", "npu", "in.mlpackage"},
+                2,
+                "error: --device 'npu': expected one of cpu, gpu, ane, all"},
+        BadCall{
+            "JointBelowItsTarget",
+            {"run", "--pass", "prune:target_sparsity=0.5", "--pass", "palettize:nbits=4,joint=true",
+             "--target", "iOS17", "in.mlpackage"},
+            2,
+            "error: --target iOS17: 'weight' needs iOS18 for joint compression; choose --target "
+            "iOS18 or options that iOS17 can hold"},
         BadCall{"UnknownMode",
                 {"palettize", "--nbits", "4", "--mode", "kmean", "in.mlpackage"},
                 2,
@@ -349,6 +382,92 @@ INSTANTIATE_TEST_SUITE_P(
                 "error: palettize: --strict: 1 of the weights asked for by name would be left "
                 "alone: 'weight' (4096 elements, weight_threshold is 5000)"}),
     [](const auto& call) { return call.param.name; });
+
+TEST(Cli, RunTakesARecipeAndPasses) {
+  const TempDir dir;
+  OneLinear(DataType::kFloat16, 64, 64, 9).Write(dir / "in.mlpackage");
+  WriteFile(dir / "recipe.yaml", "passes:\n  - prune: {target_sparsity: 0.5}\n");
+  const Outcome run = Cmlc(dir.path(), {"run", "--recipe", "recipe.yaml", "--pass",
+                                        "palettize:nbits=4,joint=true", "in.mlpackage"});
+  EXPECT_EQ(run.exit_code, 0);
+  EXPECT_EQ(run.err, "");
+  const std::regex summary(
+      R"(prune: 1 weight done, 8,192 -> 4,608 bytes, 9\.00 bits per weight, SNR \d+\.\d+ dB\n)"
+      R"(palettize: 1 weight done, 4,608 -> 1,568 bytes, 3\.06 bits per weight, SNR \d+\.\d+ dB\n)"
+      R"(package: [^\n]*\nneeds: iOS 18, [^\n]*\nwrote: in-compressed\.mlpackage\n)");
+  EXPECT_TRUE(std::regex_match(run.out, summary)) << run.out;
+  EXPECT_EQ(Names(dir.path()), (Strings{"in-compressed.mlpackage", "in.mlpackage", "recipe.yaml"}));
+  const Outcome json = Cmlc(dir.path(), {"run", "--recipe", "recipe.yaml", "--pass",
+                                         "palettize:nbits=4,joint=true", "--json", "in.mlpackage"});
+  const auto root = nlohmann::json::parse(json.out);
+  ASSERT_EQ(root.at("passes").size(), 2u);
+  EXPECT_EQ(root["passes"][1]["weights"][0]["form"], "sparse, 4-bit LUT");
+}
+
+TEST(Cli, ADryRunPrintsThePlanAndWritesNothing) {
+  const TempDir dir;
+  OneLinear(DataType::kFloat16, 64, 64).Write(dir / "in.mlpackage");
+  const Outcome run =
+      Cmlc(dir.path(), {"quantize", "--block-size", "48", "--dry-run", "in.mlpackage"});
+  EXPECT_EQ(run.exit_code, 0);
+  EXPECT_EQ(
+      run.out.substr(0, run.out.find("package: ")),
+      "quantize: weight fp16 [64, 64]: left alone: block size 48 does not divide 64 (axis 1 of "
+      "[64, 64]); --fallback nearest or per_channel would do it\n"
+      "quantize: 0 weights done\n"
+      "left alone: 1 weight: 1 with an axis that block_size does not divide\n");
+  EXPECT_TRUE(run.out.ends_with("wrote: nothing (--dry-run)\n")) << run.out;
+  const Outcome nearest = Cmlc(dir.path(), {"quantize", "--block-size", "48", "--fallback",
+                                            "nearest", "--dry-run", "in.mlpackage"});
+  EXPECT_TRUE(
+      nearest.out.starts_with("quantize: weight fp16 [64, 64]: int8 symmetric, 64 scales, block "
+                              "size 64 for 48 that does not "
+                              "divide 64, 8,192 -> 4,288 bytes, SNR "))
+      << nearest.out;
+  EXPECT_EQ(Names(dir.path()), (Strings{"in.mlpackage"}));
+}
+
+TEST(Cli, ListsWeightsAndPrintsRecipes) {
+  const TempDir dir;
+  OneLinear(DataType::kFloat16, 64, 64).Write(dir / "in.mlpackage");
+  EXPECT_EQ(
+      Cmlc(dir.path(), {"prune", "--target-sparsity", "0.5", "--list-weights", "in.mlpackage"}).out,
+      "weight  fp16 [64, 64]  linear 'y' weight\n");
+  const Outcome recipe =
+      Cmlc(dir.path(), {"palettize", "--nbits", "4", "--joint", "--op-type", "conv=null",
+                        "--op-name", "y*=group_size:16", "--print-recipe", "in.mlpackage"});
+  EXPECT_EQ(recipe.out,
+            "passes:\n"
+            "  - palettize:\n"
+            "      nbits: 4\n"
+            "      joint: true\n"
+            "      op_types:\n"
+            "        conv: ~\n"
+            "      op_names:\n"
+            "        y*: {group_size: 16}\n");
+  EXPECT_EQ(Names(dir.path()), (Strings{"in.mlpackage"}));
+}
+
+TEST(Cli, LintListsKnownForms) {
+  const TempDir dir;
+  OneLinear(DataType::kFloat16, 64, 64, 9).Write(dir / "in.mlpackage");
+  const Outcome warned =
+      Cmlc(dir.path(), {"palettize", "--nbits", "4", "--per-channel-scale", "--device", "ane",
+                        "in.mlpackage", "-o", "out.mlpackage"});
+  EXPECT_EQ(warned.exit_code, 0);
+  EXPECT_TRUE(warned.err.starts_with("warning: scaled_lut: 'weight': ")) << warned.err;
+  const Outcome lint = Cmlc(dir.path(), {"lint", "out.mlpackage"});
+  EXPECT_EQ(lint.exit_code, 0);
+  EXPECT_TRUE(lint.out.starts_with("scaled_lut (ane): weight\n  ")) << lint.out;
+  EXPECT_TRUE(lint.out.ends_with("\n1 known form\n")) << lint.out;
+  EXPECT_EQ(Cmlc(dir.path(), {"lint", "--device", "cpu", "out.mlpackage"}).out, "0 known forms\n");
+  EXPECT_EQ(Cmlc(dir.path(), {"lint", "--strict", "out.mlpackage"}).exit_code, 6);
+  const auto json =
+      nlohmann::json::parse(Cmlc(dir.path(), {"lint", "--json", "out.mlpackage"}).out);
+  ASSERT_EQ(json.size(), 1u);
+  EXPECT_EQ(json[0]["id"], "scaled_lut");
+  EXPECT_EQ(json[0]["names"], (Strings{"weight"}));
+}
 
 TEST(Cli, AnExistingPackageIsReplaced) {
   const TempDir dir;
