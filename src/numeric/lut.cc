@@ -33,6 +33,8 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
+constexpr size_t kPrefetchBytes = 4096;
+
 void CountPassedHalves(const uint16_t* values, size_t count, const int16_t* thresholds,
                        size_t threshold_count, uint8_t* codes) {
   const hn::ScalableTag<int16_t> d;
@@ -79,7 +81,11 @@ void CountPassedHalves(const uint16_t* values, size_t count, const int16_t* thre
     hn::StoreU(hn::DemoteTo(d8, passed), d8, to);
   };
   size_t i = 0;
-  for (; i + lanes <= count; i += lanes) one_vector(values + i, codes + i);
+  for (; i + lanes <= count; i += lanes) {
+    // The hardware's own prefetching stops at page ends.
+    __builtin_prefetch(reinterpret_cast<const char*>(values + i) + kPrefetchBytes);
+    one_vector(values + i, codes + i);
+  }
   if (i < count) {  // groups of channels often make runs shorter than a vector
     HWY_ALIGN uint16_t rest[hn::MaxLanes(d)] = {};
     HWY_ALIGN uint8_t rest_codes[hn::MaxLanes(d)];
@@ -126,7 +132,10 @@ void CountPassedFloats(const float* values, size_t count, const float* threshold
     hn::StoreU(hn::DemoteTo(d8, passed), d8, to);
   };
   size_t i = 0;
-  for (; i + lanes <= count; i += lanes) one_vector(values + i, codes + i);
+  for (; i + lanes <= count; i += lanes) {
+    __builtin_prefetch(reinterpret_cast<const char*>(values + i) + kPrefetchBytes);
+    one_vector(values + i, codes + i);
+  }
   if (i < count) {
     HWY_ALIGN float rest[hn::MaxLanes(d)] = {};
     HWY_ALIGN uint8_t rest_codes[hn::MaxLanes(d)];
