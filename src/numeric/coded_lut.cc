@@ -5,12 +5,14 @@
 #include <limits>
 #include <utility>
 
+#include "numeric/half.h"
+
 namespace cmlc::numeric {
 namespace {
 
 constexpr int kMostTurns = 10;
 constexpr double kGreatestHalf = 65504;
-constexpr double kLeastScale = 0x1p-24;  // of fp16, and small enough for fp32
+constexpr double kLeastHalf = 0x1p-24, kLeastFloat = 0x1p-126;
 
 // Prefix sums over the points.
 class Sums {
@@ -194,7 +196,8 @@ class Search {
 };
 
 double RoundScale(double scale, EntryType type) {
-  const double rounded = static_cast<double>(RoundEntry(std::max(scale, kLeastScale), type));
+  const double rounded = static_cast<double>(
+      RoundEntry(std::max(scale, type == EntryType::kHalf ? kLeastHalf : kLeastFloat), type));
   return std::isfinite(rounded) ? rounded : 65504.0;
 }
 
@@ -213,36 +216,70 @@ CodedLut FitCodedLut(const Points& points, std::span<const float> start, size_t 
   if (fixed) {
     consider(search.Try(entries, static_cast<double>(fixed->scale), fixed->zero_point));
   } else {
-    // The scale at which the outermost entry has the outermost code, and its zero point.
+    // What quantizing the finished entries would give comes first, so that no result is worse.
+    Points weighted;
+    size_t begin = 0;
+    for (size_t e = 0; e < entries.size(); ++e) {
+      size_t end = points.values.size();
+      if (e + 1 < entries.size())
+        end = static_cast<size_t>(
+            std::upper_bound(points.values.begin() + static_cast<std::ptrdiff_t>(begin),
+                             points.values.end(), (entries[e] + entries[e + 1]) / 2) -
+            points.values.begin());
+      double weight = 0;
+      for (size_t i = begin; i < end; ++i) weight += points.weights[i];
+      begin = end;
+      if (!weighted.values.empty() && weighted.values.back() == entries[e])
+        weighted.weights.back() += weight;
+      else if (weight > 0)
+        weighted.Add(entries[e], weight);
+    }
+    LinearFormat format{.bits = type.bits,
+                        .is_signed = type.is_signed,
+                        .symmetric = type.is_signed,
+                        .scale_type = type.scale_type,
+                        .search = false};
+    for (const bool with_search : {false, true}) {
+      format.search = with_search;
+      const LinearParameters parameters = FitLinear(weighted, format);
+      consider(search.Try(entries, static_cast<double>(parameters.scale), parameters.zero_point));
+    }
+    // Then scales around that at which the outermost entry has the outermost code.
     const double least = std::min(entries.front(), type.is_signed ? entries.front() : 0.0);
     const double greatest = std::max(entries.back(), type.is_signed ? entries.back() : 0.0);
     double widest = type.is_signed ? std::max(-least / -type.low(), greatest / type.high())
                                    : (greatest - least) / type.high();
     if (!(widest > 0)) widest = 1.0 / type.high();
-    const auto attempt = [&](double wanted) {
-      const double scale = RoundScale(wanted, type.scale_type);
+    const auto attempt = [&](double wanted, int shift) {
+      double scale = RoundScale(wanted, type.scale_type);
       int zero_point = 0;
       if (!type.is_signed) {
         // The range that the codes cannot cover is cut off evenly.
         const double middle = (least + greatest) / 2;
-        zero_point = std::clamp(
-            static_cast<int>(std::nearbyint(type.high() / 2.0 - middle / scale)), 0, type.high());
+        zero_point =
+            std::clamp(static_cast<int>(std::nearbyint(type.high() / 2.0 - middle / scale)) + shift,
+                       0, type.high());
       }
+      // Rounded up, the outermost entry may have no finite code any more.
+      const double furthest = std::max(std::fabs(least), std::fabs(greatest));
+      if (type.scale_type == EntryType::kHalf)
+        while (scale * std::nearbyint(furthest / scale) > kGreatestHalf)
+          scale = static_cast<double>(HalfToFloat(static_cast<uint16_t>(DoubleToHalf(scale) - 1)));
       return search.Try(entries, scale, zero_point);
     };
-    // Symmetric codes as the usual rule has them come first, so no result is worse than that.
-    if (type.is_signed)
-      consider(search.Try(entries,
-                          RoundScale(std::max(std::fabs(least), std::fabs(greatest)) / type.high(),
-                                     type.scale_type),
-                          0));
+    double best_at = 1;
+    consider(attempt(widest, 0));
+    // Wider ones leave outermost codes free, which few entries on a grid of their own may want.
+    for (const double wide : {1.05, 1.1, 1.15, 1.2, 1.3, 1.5, 2.0})
+      if (consider(attempt(widest * wide, 0))) best_at = wide;
     double at = 1.02;
-    double best_at = at;
     for (int i = 0; i < 24; ++i, at *= 0.9)
-      if (consider(attempt(widest * at))) best_at = at;
-    for (double step = 0.05; step > 0.004; step /= 2)
+      if (consider(attempt(widest * at, 0))) best_at = at;
+    for (double step = 0.05; step > 0.002; step /= 2)
       for (const double side : {1 - step, 1 + step})
-        if (consider(attempt(widest * best_at * side))) best_at *= side;
+        if (consider(attempt(widest * best_at * side, 0))) best_at *= side;
+    if (!type.is_signed)
+      for (const int shift : {-1, 1}) consider(attempt(widest * best_at, shift));
     for (int turn = 0; turn < 3; ++turn) {
       Attempt next = best;
       next.scale = RoundScale(search.BestScale(best), type.scale_type);

@@ -67,9 +67,14 @@ class Fitter {
   static constexpr numeric::EntryType kEntry =
       std::is_same_v<T, uint16_t> ? numeric::EntryType::kHalf : numeric::EntryType::kFloat;
 
+  // A channel of zeros has a scale next to nothing (in fp16 the least there is): whatever entry its
+  // indices stand for, almost nothing comes out.
   static float Rounded(double scale) {
+    constexpr float kLeast = std::is_same_v<T, uint16_t> ? 0x1p-24f : 0x1p-100f;
+    constexpr float kGreatestHalf = 65504;
     const float rounded = numeric::RoundEntry(scale, kEntry);
-    return rounded > 0 && std::isfinite(rounded) ? rounded : 1.0f;
+    if (!(rounded > 0)) return kLeast;
+    return std::isfinite(rounded) ? rounded : kGreatestHalf;
   }
 
   // Calls visit(floats) for all runs of a channel, in order.

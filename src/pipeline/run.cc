@@ -426,6 +426,24 @@ void Runner::KeepNamesApart(Site& site) {
   if (taken.empty())
     for (const Definition& definition : site.index->definitions())
       taken.insert(definition.op->outputs[definition.output].name);
+  // Links of the chain that is replaced go away with it, if nothing else reads them.
+  std::set<std::string> own;
+  std::set<const Operation*> chain = {site.found.definition->op};
+  std::vector<const Operation*> queue(chain.begin(), chain.end());
+  while (!queue.empty()) {
+    const Operation* op = queue.back();
+    queue.pop_back();
+    for (const auto& [parameter, argument] : op->inputs)
+      for (const Binding& binding : argument.bindings) {
+        const auto* name = std::get_if<std::string>(&binding.target);
+        const Definition* source = name == nullptr ? nullptr : site.index->Find(op, *name);
+        if (source == nullptr || !IsConstexpr(*source->op)) continue;
+        if (std::all_of(source->uses.begin(), source->uses.end(),
+                        [&](const Use& use) { return chain.contains(use.op); }))
+          own.insert(*name);
+        if (chain.insert(source->op).second) queue.push_back(source->op);
+      }
+  }
   std::map<std::string, std::string> renamed;
   for (Operation& op : site.operations) {
     for (auto& [parameter, argument] : op.inputs)
@@ -435,7 +453,8 @@ void Runner::KeepNamesApart(Site& site) {
     if (&op == &site.operations.back()) break;
     for (NamedValueType& output : op.outputs) {
       std::string name = output.name;
-      for (int i = 1; taken.contains(name); ++i) name = fmt::format("{}_{}", output.name, i);
+      for (int i = 1; taken.contains(name) && !own.contains(name); ++i)
+        name = fmt::format("{}_{}", output.name, i);
       taken.insert(name);
       if (name != output.name) renamed[output.name] = name;
       output.name = name;

@@ -633,6 +633,67 @@ TEST(Joint, SparseThenIntegerLut) {
   EXPECT_TRUE(DecodesByHand(run));
 }
 
+// --- Integer LUTs in one step --------------------------------------------------------------------
+
+TEST(IntegerLut, HasCodesAndAScaleForEachTable) {
+  for (const DataType dtype : {kHalf, kFloat})
+    for (const char* codes : {"int8", "uint8", "int4", "uint4"})
+      for (const char* nbits : {"1", "3", "4", "8"})
+        for (const char* groups : {"0", "4"}) {
+          SCOPED_TRACE(NameOf(dtype) + " " + codes + " " + nbits + " " + groups);
+          const PassRun run(
+              OneConvTranspose(dtype, 8, 64, 3, 9),
+              Palettize({{"nbits", nbits}, {"group_size", groups}, {"lut_dtype", codes}}));
+          ASSERT_TRUE(IsDone(run));
+          EXPECT_EQ(Chain(run), (Types{"blockwise_shift_scale", "lut_to_dense"}));
+          EXPECT_TRUE(DecodesByHand(run));
+          const Value& data = run.after().Operand("weight_lut", "data");
+          EXPECT_EQ(NameOf(data.type.tensor.dtype), codes);
+          const int64_t tables = *groups == '0' ? 1 : 2;
+          EXPECT_EQ(StaticShape(data.type),
+                    (Shape{1, tables, 1, 1, int64_t{1} << (*nbits - '0'), 1}));
+          EXPECT_EQ(StaticShape(run.after().Operand("weight_lut", "scale").type),
+                    (Shape{1, tables, 1, 1, 1, 1}));
+          EXPECT_EQ(run.after().Find("weight_lut")->inputs.contains("offset"), *codes == 'u');
+        }
+}
+
+TEST(IntegerLut, OfUniformUniqueAndOwnEntries) {
+  std::vector<float> values(4096);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 16) - 7.5f;
+  TempDir dir;
+  WriteFile(dir / "lut.json", "[-7.5, -2.5, 2.5, 7.5]");
+  for (OptionValues options : {OptionValues{{"mode", "uniform"}, {"nbits", "4"}},
+                               {{"mode", "unique"}},
+                               {{"mode", "custom"}, {"lut_file", (dir / "lut.json").string()}}}) {
+    const bool custom = options.size() == 2 && options[1].first == "lut_file";
+    options.emplace_back("lut_dtype", "int8");
+    const PassRun run(LinearOf(kFloat, {64, 64}, values, 9), Palettize(options));
+    ASSERT_TRUE(IsDone(run));
+    EXPECT_TRUE(DecodesByHand(run));
+    EXPECT_LE(run.weight().quality.noise, (custom ? 0.15 : 1e-4) * run.weight().quality.signal);
+  }
+}
+
+TEST(IntegerLut, RaisesAnOlderModel) {
+  const OptionValues options = {{"nbits", "4"}, {"lut_dtype", "int8"}};
+  const PassRun run(OneLinear(kHalf, 16, 256), Palettize(options));
+  ASSERT_TRUE(IsDone(run));
+  EXPECT_EQ(run.report().version_after, 9);
+  EXPECT_EQ(run.weight().form, "4-bit LUT of int8 entries");
+  const PassRun refused(OneLinear(kHalf, 16, 256), Palettize(options), {.target = "iOS16"});
+  EXPECT_TRUE(Fails(refused.result(), ErrorKind::kUsage,
+                    {"'weight' needs iOS18 for integer LUT entries (lut_dtype)"}));
+}
+
+TEST(IntegerLut, OnIos26TheLookUpComesFirst) {
+  const PassRun run(OneConv(kHalf, 16, 16, 3, 10),
+                    Palettize({{"nbits", "4"}, {"group_size", "4"}, {"lut_dtype", "uint8"}}));
+  ASSERT_TRUE(IsDone(run));
+  EXPECT_EQ(Chain(run), (Types{"lut_to_dense", "blockwise_shift_scale"}));
+  EXPECT_TRUE(DecodesByHand(run));
+}
+
 // --- What is left alone --------------------------------------------------------------------------
 
 TEST(Joint, WithoutTheFlagCompressedWeightsStay) {
