@@ -41,8 +41,25 @@ uint64_t Unfold(uint64_t x) {
   return (x & M::kCode) | ((x & (M::kCode << kBits)) << (8 - kBits));
 }
 
+// Two codes of 4 bits are a byte: simple enough for the compiler's own vectors.
+size_t PackPairs(std::span<const uint8_t> codes, std::byte* out) {
+  const size_t pairs = codes.size() / 2;
+  const uint8_t* in = codes.data();
+  for (size_t i = 0; i < pairs; ++i) {
+    uint16_t two = 0;
+    std::memcpy(&two, in + 2 * i, 2);
+    out[i] = static_cast<std::byte>((two & 0x0f) | ((two >> 4) & 0xf0));
+  }
+  return 2 * pairs;
+}
+
 template <int kBits>
 void Pack(std::span<const uint8_t> codes, std::span<std::byte> out) {
+  if constexpr (kBits == 4) {
+    const size_t done = PackPairs(codes, out.data());
+    codes = codes.subspan(done);
+    out = out.subspan(done / 2);
+  }
   const size_t groups = codes.size() / 8;
   const uint8_t* in = codes.data();
   std::byte* to = out.data();
