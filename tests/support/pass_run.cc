@@ -146,7 +146,7 @@ std::vector<float> Opened::Floats(const Value& value) const {
   std::vector<float> floats;
   if (value.type.tensor.dtype == DataType::kFloat32) {
     floats.resize(bytes.size() / 4);
-    std::memcpy(floats.data(), bytes.data(), bytes.size());
+    if (!floats.empty()) std::memcpy(floats.data(), bytes.data(), bytes.size());
     return floats;
   }
   EXPECT_EQ(value.type.tensor.dtype, DataType::kFloat16);
