@@ -78,7 +78,10 @@ struct TensorSource {
 struct ReadyTensor {
   DataType dtype = DataType::kUnused;
   uint64_t element_count = 0;
-  std::unique_ptr<std::byte[]> content;  // packed
+  struct GiveBack {
+    void operator()(std::byte* content) const;
+  };
+  std::unique_ptr<std::byte[], GiveBack> content;  // packed
   size_t size_bytes = 0;
   std::array<uint64_t, 2> hash{};
 

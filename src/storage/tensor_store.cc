@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/thread_pool.h"
 #include "storage/blob_file.h"
+#include "storage/recycled_memory.h"
 
 namespace cmlc {
 
@@ -47,6 +48,8 @@ TensorView TensorView::Copy(std::span<const std::byte> bytes) {
   return view;
 }
 
+void ReadyTensor::GiveBack::operator()(std::byte* content) const { GiveBackRecycled(content); }
+
 Result<ReadyTensor> MakeReady(const TensorSource& source) {
   ReadyTensor tensor{
       .dtype = source.dtype,
@@ -54,7 +57,7 @@ Result<ReadyTensor> MakeReady(const TensorSource& source) {
       .content = nullptr,
       .size_bytes = static_cast<size_t>(*PackedBytes(source.element_count, BitsOf(source.dtype))),
       .hash = {}};
-  tensor.content = std::make_unique_for_overwrite<std::byte[]>(tensor.size_bytes);
+  tensor.content.reset(TakeRecycled(tensor.size_bytes));
   const std::span<std::byte> out(tensor.content.get(), tensor.size_bytes);
   BlobHasher hasher;
   for (size_t begin = 0; begin < out.size(); begin += TensorSource::kChunkBytes) {
