@@ -17,9 +17,10 @@
 // for 15 thresholds in geometric steps, by how much values exceed them; with step^2 / 12 for all
 // other values that is a model of the error, good enough to say where to look.
 //
-// The candidates' sums are those of fp32 arithmetic, and fp32 scales are shortened for them. Where
-// they do not leave it beyond doubt that the winner beats the min-max rule, both are measured
-// exactly, so the promise never to be worse holds literally.
+// The candidates' sums are those of fp32 arithmetic, fp32 scales are shortened for them, and they
+// do not know that what is decoded is rounded, to fp16 as a rule. Where they do not leave it beyond
+// doubt that the winner beats the min-max rule, both are measured as they will be decoded, so the
+// promise never to be worse holds literally.
 #include "numeric/linear.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -31,9 +32,12 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "base/check.h"
+#include "numeric/convert.h"
 #include "numeric/half.h"
 
 #ifndef CMLC_NUMERIC_LINEAR_ONCE_
@@ -46,9 +50,11 @@ constexpr size_t kBatch = 16;
 constexpr size_t kChunk = 128;
 // Up to this many values a fixed set of shrink factors reaches far enough.
 constexpr size_t kMostShort = 64;
+// At 8 bits neighbours of the scale are tried in longer blocks only, as that takes long.
+constexpr size_t kMostHasty = 4096;
 // Adding and subtracting it rounds |x| < 2^22 to an integer, ties to even.
 constexpr float kRounder = 0x1.8p23f;
-// Quotients beyond it are clipped whatever the zero point is.
+// Zero points beyond it are outside of every range of codes.
 constexpr float kFarOut = 1024.0f;
 constexpr float kLeastHalf = 0x1p-24f;
 constexpr float kLeastFloat = 0x1p-149f;
@@ -162,89 +168,264 @@ void ExtremesOf(const float* values, size_t count, float* least, float* greatest
   *greatest = high + 0.0f;
 }
 
-// The sum of squared differences. Element i of a block is added to accumulator i % 16, which
-// vectors of any width can keep.
-template <bool kStore>
-double Quantize(const float* values, size_t count, const LinearParameters& parameters,
-                const CodeRange& range, int32_t mask, uint8_t* codes) {
-  constexpr size_t kPart = 512;
+// fp16 values are taken as their bit patterns. Where the processor converts, it is asked to; else
+// integer arithmetic gives the same.
+#undef CMLC_CONVERTS_HALVES
+#if HWY_TARGET <= HWY_AVX2 || HWY_ARCH_ARM
+#define CMLC_CONVERTS_HALVES 1
+#else
+#define CMLC_CONVERTS_HALVES 0
+#endif
+
+// `lanes` values as floats; those of fp16 must be finite.
+template <class D>
+HWY_INLINE hn::Vec<D> LoadFloats(D d, const float* from) {
+  return hn::LoadU(d, from);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> LoadFloats(D d, const uint16_t* from) {
+  const hn::Rebind<uint16_t, D> d16;
+#if CMLC_CONVERTS_HALVES
+  const hn::Rebind<hwy::float16_t, D> dh;
+  return hn::PromoteTo(d, hn::BitCast(dh, hn::LoadU(d16, from)));
+#else
+  const hn::Rebind<uint32_t, D> du;
+  const auto bits = hn::PromoteTo(du, hn::LoadU(d16, from));
+  // The exponent moves up by a multiplication, which serves subnormals as well.
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x7fff)));
+  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000)));
+  return hn::Or(hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p112f)), hn::BitCast(d, sign));
+#endif
+}
+
+// Rounds to the nearest fp16, ties to even, from 65520 on to infinity.
+template <class D>
+HWY_INLINE hn::Vec<D> RoundToHalf(D d, hn::Vec<D> v) {
+#if CMLC_CONVERTS_HALVES
+  const hn::Rebind<hwy::float16_t, D> dh;
+  return hn::PromoteTo(d, hn::DemoteTo(dh, v));
+#else
+  const hn::Rebind<int32_t, D> di;
+  const auto magnitude = hn::Abs(v);
+  const auto bits = hn::BitCast(di, magnitude);
+  const auto odd = hn::And(hn::ShiftRight<13>(bits), hn::Set(di, 1));
+  const auto rounded =
+      hn::And(hn::Add(bits, hn::Add(odd, hn::Set(di, 0xfff))), hn::Set(di, ~0x1fff));
+  // Below the normal range adding 0.5 aligns the last bits.
+  const auto half = hn::Set(d, 0.5f);
+  const auto subnormal = hn::Sub(hn::Add(magnitude, half), half);
+  auto result =
+      hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, 0x1p-14f)), subnormal, hn::BitCast(d, rounded));
+  result = hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, 65520.0f)), result,
+                          hn::Set(d, std::numeric_limits<float>::infinity()));
+  return hn::CopySignToAbs(result, v);
+#endif
+}
+
+// Adds up squares. Value i of a part goes to place i % 32, which vectors of any width can keep, and
+// there are enough places that no sum waits for itself.
+constexpr size_t kPlaces = 32;
+constexpr size_t kPart = 512;
+
+template <typename T>
+class SquareSums {
+ public:
+  SquareSums() {
+    std::fill_n(values_, kPlaces, 0.0);
+    std::fill_n(differences_, kPlaces, 0.0);
+  }
+  // A part of up to kPart values, which is filled up with zeros to a multiple of kPlaces.
+  HWY_INLINE void Add(const T* values, const float* differences, size_t count) {
+    Wide(differences, count, differences_);
+    if constexpr (std::is_same_v<T, float>) {
+      Wide(values, count, values_);
+    } else {
+      // Squares of fp16 are exact in fp32, and the sums are short.
+      const hn::CappedTag<float, kPlaces / 2> d;
+      const size_t lanes = hn::Lanes(d);
+      HWY_ALIGN float sums[kPlaces];
+      for (size_t at = 0; at < kPlaces / 2; at += lanes) {
+        auto sum = hn::Zero(d), sum2 = hn::Zero(d);
+        for (size_t i = at; i < count; i += kPlaces) {
+          const auto x = LoadFloats(d, values + i), x2 = LoadFloats(d, values + i + kPlaces / 2);
+          sum = hn::Add(sum, hn::Mul(x, x));
+          sum2 = hn::Add(sum2, hn::Mul(x2, x2));
+        }
+        hn::Store(sum, d, sums + at);
+        hn::Store(sum2, d, sums + at + kPlaces / 2);
+      }
+      for (size_t i = 0; i < kPlaces; ++i) values_[i] += static_cast<double>(sums[i]);
+    }
+  }
+  LinearError Total() {
+    // In pairs: one after the other would take longer than all else for a block of 32.
+    for (size_t half = kPlaces / 2; half > 0; half /= 2)
+      for (size_t i = 0; i < half; ++i) {
+        values_[i] += values_[i + half];
+        differences_[i] += differences_[i + half];
+      }
+    return {.signal = values_[0], .noise = differences_[0]};
+  }
+
+ private:
+  // The square of an fp32 value is exact in double, so it does not matter whether the processor
+  // fuses the operations.
+  static HWY_INLINE void Wide(const float* values, size_t count, double* sums) {
+    constexpr size_t kQuarter = kPlaces / 4;
+    const hn::CappedTag<double, kQuarter> dd;
+    const hn::Rebind<float, decltype(dd)> d_half;
+    const size_t lanes = hn::Lanes(dd);
+    for (size_t at = 0; at < kQuarter; at += lanes) {
+      auto a = hn::Load(dd, sums + at), b = hn::Load(dd, sums + at + kQuarter);
+      auto c = hn::Load(dd, sums + at + 2 * kQuarter), e = hn::Load(dd, sums + at + 3 * kQuarter);
+      const auto add = [&](auto sum, const float* from) HWY_ATTR {
+        const auto x = hn::PromoteTo(dd, hn::LoadU(d_half, from));
+        return hn::MulAdd(x, x, sum);
+      };
+      for (size_t i = at; i < count; i += kPlaces) {
+        a = add(a, values + i);
+        b = add(b, values + i + kQuarter);
+        c = add(c, values + i + 2 * kQuarter);
+        e = add(e, values + i + 3 * kQuarter);
+      }
+      hn::Store(a, dd, sums + at);
+      hn::Store(b, dd, sums + at + kQuarter);
+      hn::Store(c, dd, sums + at + 2 * kQuarter);
+      hn::Store(e, dd, sums + at + 3 * kQuarter);
+    }
+  }
+
+  HWY_ALIGN double values_[kPlaces];
+  HWY_ALIGN double differences_[kPlaces];
+};
+
+// The codes less the zero point, as floats.
+struct Steps {
+  Steps(const CodeRange& range, int32_t zero_point)
+      : zero(zero_point),
+        least(static_cast<float>(range.low - zero_point)),
+        most(static_cast<float>(range.high - zero_point)) {}
+  int32_t zero;
+  float least, most;
+};
+
+// Codes of some values of one block, and how far what they stand for is from the values.
+template <typename T, bool kHalf, bool kStore>
+HWY_INLINE void QuantizeSome(const T* values, size_t count, float scale_of_block,
+                             const Steps& steps, int32_t mask, uint8_t* codes, float* differences) {
   const Floats d;
   const hn::Rebind<int32_t, Floats> di;
   const hn::Rebind<uint32_t, Floats> du;
   const hn::Rebind<uint8_t, Floats> d8;
-  const hn::CappedTag<double, kBatch / 2> dd;
-  const hn::Rebind<float, decltype(dd)> d_half;
-  const size_t lanes = hn::Lanes(d), half_lanes = hn::Lanes(dd);
-  const auto zero = static_cast<float>(parameters.zero_point);
-  const auto scale = hn::Set(d, parameters.scale);
-  const auto least = hn::Set(d, static_cast<float>(range.low) - zero);
-  const auto most = hn::Set(d, static_cast<float>(range.high) - zero);
-  const auto wide_scale = hn::Set(dd, static_cast<double>(parameters.scale));
-  HWY_ALIGN double sums[kBatch] = {};
-  HWY_ALIGN float steps[kPart];  // code - zero point
-  HWY_ALIGN float padded[kBatch];
-  HWY_ALIGN uint8_t padded_codes[kBatch];
-
-  const auto part = [&](const float* from, size_t n, [[maybe_unused]] uint8_t* to) HWY_ATTR {
-    for (size_t i = 0; i < n; i += lanes) {
-      const auto far = hn::Set(d, kFarOut), rounder = hn::Set(d, kRounder);
-      auto q = hn::Div(hn::LoadU(d, from + i), scale);
-      q = hn::Max(hn::Min(q, far), hn::Neg(far));
-      q = hn::Sub(hn::Add(q, rounder), rounder);
-      q = hn::Max(hn::Min(q, most), least);
-      hn::Store(q, d, steps + i);
-      if constexpr (kStore) {
-        const auto code =
-            hn::And(hn::ConvertTo(di, hn::Add(q, hn::Set(d, zero))), hn::Set(di, mask));
-        hn::StoreU(hn::U8FromU32(hn::BitCast(du, code)), d8, to + i);
-      }
+  const size_t lanes = hn::Lanes(d);
+  const auto scale = hn::Set(d, scale_of_block);
+  const auto least = hn::Set(d, steps.least);
+  const auto most = hn::Set(d, steps.most);
+  const auto rounder = hn::Set(d, kRounder);
+  // The low bits of a sum with kRounder are those of the integer.
+  const auto to_code = hn::Set(di, steps.zero);
+  const auto code_mask = hn::Set(di, mask);
+  const auto some = [&](const T* from, [[maybe_unused]] uint8_t* to, float* difference) HWY_ATTR {
+    const auto x = LoadFloats(d, from);
+    // Between integers clipping and rounding may change places.
+    const auto q = hn::Max(hn::Min(hn::Div(x, scale), most), least);
+    const auto sum = hn::Add(q, rounder);
+    auto decoded = hn::Mul(hn::Sub(sum, rounder), scale);
+    if constexpr (kHalf) {
+      decoded = RoundToHalf(d, decoded);
+    } else {
+      const auto end = hn::Set(d, std::numeric_limits<float>::max());
+      decoded = hn::Max(hn::Min(decoded, end), hn::Neg(end));
     }
-    for (size_t group = 0; group < kBatch / 2; group += half_lanes) {
-      auto sum = hn::Load(dd, sums + group);
-      auto sum2 = hn::Load(dd, sums + group + kBatch / 2);
-      const auto add = [&](auto total, size_t i) HWY_ATTR {
-        const auto x = hn::PromoteTo(dd, hn::LoadU(d_half, from + i));
-        const auto k = hn::PromoteTo(dd, hn::Load(d_half, steps + i));
-        const auto error = hn::Sub(x, hn::Mul(wide_scale, k));
-        return hn::Add(total, hn::Mul(error, error));
-      };
-      for (size_t i = group; i < n; i += kBatch) {
-        sum = add(sum, i);
-        sum2 = add(sum2, i + kBatch / 2);
-      }
-      hn::Store(sum, dd, sums + group);
-      hn::Store(sum2, dd, sums + group + kBatch / 2);
+    hn::StoreU(hn::Sub(x, decoded), d, difference);
+    if constexpr (kStore) {
+      const auto code = hn::And(hn::Add(hn::BitCast(di, sum), to_code), code_mask);
+      hn::StoreU(hn::U8FromU32(hn::BitCast(du, code)), d8, to);
     }
   };
-
-  const size_t whole = count / kBatch * kBatch;
-  for (size_t i = 0; i < whole; i += kPart)
-    part(values + i, std::min(kPart, whole - i), kStore ? codes + i : nullptr);
-  if (whole < count) {
-    // Zeros behind the end are represented without error, so they add nothing.
-    std::fill(std::copy(values + whole, values + count, padded), padded + kBatch, 0.0f);
-    part(padded, kBatch, padded_codes);
-    if (kStore) std::copy(padded_codes, padded_codes + (count - whole), codes + whole);
-  }
-  // In pairs: one after the other would take longer than all else for a block of 32.
-  for (size_t half = kBatch / 2; half > 0; half /= 2)
-    for (size_t i = 0; i < half; ++i) sums[i] += sums[i + half];
-  return sums[0];
+  size_t i = 0;
+  for (; i + lanes <= count; i += lanes)
+    some(values + i, kStore ? codes + i : nullptr, differences + i);
+  if (i == count) return;
+  HWY_ALIGN T rest[kBatch] = {};
+  HWY_ALIGN float rest_differences[kBatch];
+  HWY_ALIGN uint8_t rest_codes[kBatch];
+  std::copy(values + i, values + count, rest);
+  some(rest, rest_codes, rest_differences);
+  std::copy(rest_differences, rest_differences + (count - i), differences + i);
+  if (kStore) std::copy(rest_codes, rest_codes + (count - i), codes + i);
 }
 
-double QuantizeBlocks(const float* values, size_t size, size_t count,
-                      const LinearParameters* parameters, const LinearFormat& format,
-                      uint8_t* codes) {
+template <typename T, bool kHalf, bool kStore>
+LinearError QuantizeBlocksAs(const T* values, size_t size, size_t count,
+                             const LinearParameters* parameters, const CodeRange& range,
+                             int32_t mask, uint8_t* codes) {
+  SquareSums<T> sums;
+  HWY_ALIGN float differences[kPart + kBatch];
+  Steps steps(range, 0);
+  const auto add = [&](const T* from, size_t n) HWY_ATTR {
+    const size_t whole = n / kPlaces * kPlaces;
+    if (whole > 0) sums.Add(from, differences, whole);
+    if (whole == n) return;
+    HWY_ALIGN T padded[kPlaces] = {};
+    std::copy(from + whole, from + n, padded);
+    std::fill(differences + n, differences + whole + kPlaces, 0.0f);
+    sums.Add(padded, differences + whole, kPlaces);
+  };
+  if (size <= kPart) {
+    const size_t together = kPart / std::max<size_t>(size, 1);
+    for (size_t begin = 0; begin < count; begin += together) {
+      const size_t blocks = std::min(together, count - begin);
+      for (size_t b = 0; b < blocks; ++b) {
+        const size_t at = (begin + b) * size;
+        const LinearParameters& block = parameters[begin + b];
+        if (block.zero_point != steps.zero) steps = Steps(range, block.zero_point);
+        QuantizeSome<T, kHalf, kStore>(values + at, size, block.scale, steps, mask,
+                                       kStore ? codes + at : nullptr, differences + b * size);
+      }
+      add(values + begin * size, blocks * size);
+    }
+    return sums.Total();
+  }
+  for (size_t b = 0; b < count; ++b) {
+    steps = Steps(range, parameters[b].zero_point);
+    for (size_t i = 0; i < size; i += kPart) {
+      const size_t at = b * size + i, n = std::min(kPart, size - i);
+      QuantizeSome<T, kHalf, kStore>(values + at, n, parameters[b].scale, steps, mask,
+                                     kStore ? codes + at : nullptr, differences);
+      add(values + at, n);
+    }
+  }
+  return sums.Total();
+}
+
+template <typename T>
+LinearError QuantizeBlocksOf(const T* values, size_t size, size_t count,
+                             const LinearParameters* parameters, const LinearFormat& format,
+                             uint8_t* codes) {
   const CodeRange range = RangeOfCodes(format);
   const int32_t mask = (int32_t{1} << format.bits) - 1;
-  double total = 0;
-  for (size_t b = 0; b < count; ++b) {
-    const float* block = values + b * size;
-    total += codes == nullptr
-                 ? Quantize<false>(block, size, parameters[b], range, mask, nullptr)
-                 : Quantize<true>(block, size, parameters[b], range, mask, codes + b * size);
+  if constexpr (std::is_same_v<T, float>) {
+    if (format.scale_type == EntryType::kFloat)
+      return codes == nullptr ? QuantizeBlocksAs<T, false, false>(values, size, count, parameters,
+                                                                  range, mask, nullptr)
+                              : QuantizeBlocksAs<T, false, true>(values, size, count, parameters,
+                                                                 range, mask, codes);
   }
-  return total;
+  return codes == nullptr
+             ? QuantizeBlocksAs<T, true, false>(values, size, count, parameters, range, mask,
+                                                nullptr)
+             : QuantizeBlocksAs<T, true, true>(values, size, count, parameters, range, mask, codes);
+}
+LinearError QuantizeFloats(const float* values, size_t size, size_t count,
+                           const LinearParameters* parameters, const LinearFormat& format,
+                           uint8_t* codes) {
+  return QuantizeBlocksOf(values, size, count, parameters, format, codes);
+}
+LinearError QuantizeHalves(const uint16_t* values, size_t size, size_t count,
+                           const LinearParameters* parameters, const LinearFormat& format,
+                           uint8_t* codes) {
+  return QuantizeBlocksOf(values, size, count, parameters, format, codes);
 }
 
 // Scales and everything else of a batch are those of the multiplied values.
@@ -313,10 +494,13 @@ class LinearSearch {
   // The best parameters found.
   LinearParameters Result() const { return {best_scale_ * block_.up, best_zero_}; }
   // Whether rounding cannot be why their error seems less than that of the min-max rule. Sums of a
-  // chunk are off by 128 * 2^-24 at most, and a bound is a difference of two.
+  // chunk are off by 128 * 2^-24 at most, and a bound is a difference of two. That decoded values
+  // are rounded to fp16 adds less than a thousandth at 4 bits, unless the outermost becomes
+  // infinite; at 8 bits it can be more.
   bool SurelyBetter() const {
-    return format_.scale_type == EntryType::kHalf &&
-           best_error_ + 0x1p-14f * best_origin_ < 0.999f * first_error_;
+    const float farthest = Result().scale * static_cast<float>(range_.high - range_.low);
+    return format_.scale_type == EntryType::kHalf && format_.bits == 4 && farthest < kMaxHalf &&
+           best_error_ + 0x1p-14f * best_origin_ < 0.998f * first_error_;
   }
 
  private:
@@ -661,19 +845,24 @@ class LinearSearch {
   CandidateBatch batch_;
 };
 
-// The error without rounding in fp32, as QuantizeLinear gives it.
+// What the search's sums leave out, the rounding of what is decoded, included: the error as
+// QuantizeLinear gives it, multiplied by the block's weights.
 double ExactError(const LinearBlock& block, const LinearParameters& parameters,
-                  const CodeRange& range) {
+                  const LinearFormat& format) {
   if (block.weights == nullptr)
-    return Quantize<false>(block.values, block.count, parameters, range, 0, nullptr);
+    return QuantizeFloats(block.values, block.count, 1, &parameters, format, nullptr).noise;
+  const CodeRange range = RangeOfCodes(format);
   double total = 0;
   const float low = static_cast<float>(range.low - parameters.zero_point);
   const float high = static_cast<float>(range.high - parameters.zero_point);
   for (size_t i = 0; i < block.count; ++i) {
-    const float q = std::clamp(block.values[i] / parameters.scale, -kFarOut, kFarOut);
-    const float k = std::clamp((q + kRounder) - kRounder, low, high);
-    const double error = static_cast<double>(block.values[i]) -
-                         static_cast<double>(parameters.scale) * static_cast<double>(k);
+    const float k = std::clamp(block.values[i] / parameters.scale, low, high);
+    float decoded = ((k + kRounder) - kRounder) * parameters.scale;
+    decoded = format.scale_type == EntryType::kHalf
+                  ? HalfToFloat(FloatToHalf(decoded))
+                  : std::clamp(decoded, -std::numeric_limits<float>::max(),
+                               std::numeric_limits<float>::max());
+    const auto error = static_cast<double>(block.values[i] - decoded);
     total += static_cast<double>(block.weights[i]) * error * error;
   }
   return total;
@@ -699,14 +888,32 @@ Given LookAtBlock(const float* values, const float* weights, size_t count,
   return given;
 }
 
+// What is kept of a search, judged as it will be decoded. At 8 bits the rounding of decoded values
+// is a good part of the differences between scales, and one that no search foresees; where there is
+// time, some neighbours of both are tried as well.
 LinearParameters Better(const LinearSearch& search, const Given& given,
                         const LinearFormat& format) {
   const LinearParameters found = search.Result();
   if (search.SurelyBetter()) return found;
-  const CodeRange range = RangeOfCodes(format);
-  return ExactError(given.block, found, range) < ExactError(given.block, given.min_max, range)
-             ? found
-             : given.min_max;
+  LinearParameters best = given.min_max;
+  double least = ExactError(given.block, best, format);
+  const auto consider = [&](const LinearParameters& parameters) {
+    const double error = ExactError(given.block, parameters, format);
+    if (error >= least) return;
+    least = error;
+    best = parameters;
+  };
+  consider(found);
+  if (format.bits < 8 || format.scale_type != EntryType::kHalf ||
+      (given.block.weights == nullptr && given.block.count <= kMostHasty))
+    return best;
+  for (const LinearParameters& from : {given.min_max, found}) {
+    const int pattern = FloatToHalf(from.scale);
+    for (const int step : {-2, -1, 1, 2})
+      if (pattern + step > 0 && pattern + step < 0x7c00)
+        consider({HalfToFloat(static_cast<uint16_t>(pattern + step)), from.zero_point});
+  }
+  return best;
 }
 
 // Blocks of up to kMostShort values, some of them side by side. Those of zeros go along: no
@@ -755,7 +962,7 @@ LinearParameters FitBlock(const float* values, const float* weights, size_t coun
   return Better(search, given, format);
 }
 
-void FitBlocks(const float* values, size_t size, size_t count, const LinearFormat& format,
+void FitFloats(const float* values, size_t size, size_t count, const LinearFormat& format,
                LinearParameters* parameters) {
   if (format.search && size <= kMostShort) {
     FitShortBlocks(values, size, count, format, parameters);
@@ -763,6 +970,155 @@ void FitBlocks(const float* values, size_t size, size_t count, const LinearForma
   }
   for (size_t b = 0; b < count; ++b)
     parameters[b] = FitBlock(values + b * size, nullptr, size, format);
+}
+
+// The range of values and 0. As integers fp16 patterns of positive values are in order if they are
+// signed, those of negative ones if they are not. Returns false if a value is not finite.
+bool RangeOfHalves(const uint16_t* values, size_t count, float* least, float* greatest) {
+  const hn::CappedTag<uint16_t, 32> du;
+  const hn::Rebind<int16_t, decltype(du)> di;
+  const size_t lanes = hn::Lanes(du);
+  uint16_t low = 0, high = 0;
+  size_t i = 0;
+  if (count >= lanes) {
+    auto lows = hn::Zero(du), lows2 = lows;
+    auto highs = hn::Zero(di), highs2 = highs;
+    for (; i + 2 * lanes <= count; i += 2 * lanes) {
+      const auto v = hn::LoadU(du, values + i), v2 = hn::LoadU(du, values + i + lanes);
+      lows = hn::Max(lows, v);
+      highs = hn::Max(highs, hn::BitCast(di, v));
+      lows2 = hn::Max(lows2, v2);
+      highs2 = hn::Max(highs2, hn::BitCast(di, v2));
+    }
+    // The last vectors may overlap what was seen before: extremes do not mind.
+    for (; i < count; i += lanes) {
+      const auto v = hn::LoadU(du, values + std::min(i, count - lanes));
+      lows = hn::Max(lows, v);
+      highs = hn::Max(highs, hn::BitCast(di, v));
+    }
+    low = hn::GetLane(hn::MaxOfLanes(du, hn::Max(lows, lows2)));
+    high = static_cast<uint16_t>(hn::GetLane(hn::MaxOfLanes(di, hn::Max(highs, highs2))));
+  } else {
+    for (; i < count; ++i) {
+      low = std::max(low, values[i]);
+      if (values[i] < 0x8000) high = std::max(high, values[i]);
+    }
+  }
+  if (low < 0x8000) low = 0;
+  *least = HalfToFloat(low) + 0.0f;
+  *greatest = HalfToFloat(high);
+  return IsFiniteHalf(low) && IsFiniteHalf(high);
+}
+
+bool AllFinite(const float* values, size_t count) {
+  const hn::ScalableTag<uint32_t> d;
+  const size_t lanes = hn::Lanes(d);
+  const auto* bits = reinterpret_cast<const uint32_t*>(values);
+  const auto magnitude = hn::Set(d, 0x7fffffffu);
+  auto most = hn::Zero(d);
+  size_t i = 0;
+  for (; i + lanes <= count; i += lanes)
+    most = hn::Max(most, hn::And(hn::LoadU(d, bits + i), magnitude));
+  uint32_t greatest = hn::GetLane(hn::MaxOfLanes(d, most));
+  for (; i < count; ++i) greatest = std::max(greatest, bits[i] & 0x7fffffffu);
+  return greatest < 0x7f800000u;
+}
+
+// The pattern of the greatest magnitude, by vectors of `D`.
+template <class D>
+HWY_INLINE uint16_t ReachOfHalvesBy(D d, const uint16_t* values, size_t count) {
+  const size_t lanes = hn::Lanes(d);
+  const auto magnitude = hn::Set(d, 0x7fff);
+  uint16_t reach = 0;
+  size_t i = 0;
+  if (count >= lanes) {
+    auto most = hn::Zero(d), most2 = most;
+    for (; i + 2 * lanes <= count; i += 2 * lanes) {
+      most = hn::Max(most, hn::And(hn::LoadU(d, values + i), magnitude));
+      most2 = hn::Max(most2, hn::And(hn::LoadU(d, values + i + lanes), magnitude));
+    }
+    // The last vectors may overlap what was seen before: extremes do not mind.
+    for (; i < count; i += lanes)
+      most = hn::Max(most, hn::And(hn::LoadU(d, values + std::min(i, count - lanes)), magnitude));
+    // SSE4 has an instruction for the least of eight.
+    const auto inverted = hn::Not(hn::Max(most, most2));
+    reach = static_cast<uint16_t>(~hn::GetLane(hn::MinOfLanes(d, inverted)));
+  } else {
+    for (; i < count; ++i) reach = std::max(reach, static_cast<uint16_t>(values[i] & 0x7fff));
+  }
+  return reach;
+}
+HWY_INLINE uint16_t ReachOfHalves(const uint16_t* values, size_t count) {
+  // In short blocks it is the last step, from a vector to a value, that takes time.
+  return count <= 64 ? ReachOfHalvesBy(hn::CappedTag<uint16_t, 8>(), values, count)
+                     : ReachOfHalvesBy(hn::CappedTag<uint16_t, 32>(), values, count);
+}
+
+// FitMinMax for scales of fp16 and the fixed zero point, for blocks that reach so far from 0. There
+// is room for a whole batch of reaches.
+void FitReaches(const uint16_t* reaches, size_t count, const LinearFormat& format,
+                LinearParameters* parameters) {
+  const Floats d;
+  const size_t lanes = hn::Lanes(d);
+  LinearFormat plain = format;
+  plain.search = false;
+  const CodeRange range = RangeOfCodes(plain);
+  const int32_t zero = RangeOfCodes(format).zero;
+  const auto levels = hn::Set(d, static_cast<float>(range.high - range.low));
+  HWY_ALIGN float scales[kBatch];
+  for (size_t i = 0; i < count; i += lanes) {
+    const auto reach = LoadFloats(d, reaches + i);
+    const auto exact = hn::Div(hn::Add(reach, reach), levels);
+    const auto rounded =
+        hn::Min(hn::Max(RoundToHalf(d, exact), hn::Set(d, kLeastHalf)), hn::Set(d, kMaxHalf));
+    hn::Store(hn::IfThenElse(hn::Eq(reach, hn::Zero(d)), hn::Set(d, 1.0f), rounded), d, scales);
+    for (size_t j = 0; j < std::min(lanes, count - i); ++j) parameters[i + j] = {scales[j], zero};
+  }
+}
+
+bool FitFloatBlocks(const float* values, size_t size, size_t count, const LinearFormat& format,
+                    LinearParameters* parameters) {
+  if (!AllFinite(values, size * count)) return false;
+  FitFloats(values, size, count, format, parameters);
+  return true;
+}
+
+bool FitHalfBlocks(const uint16_t* values, size_t size, size_t count, const LinearFormat& format,
+                   LinearParameters* parameters) {
+  if (format.search) {
+    // Some blocks at a time, so that their fp32 copy stays in the cache.
+    constexpr size_t kSome = 8192;
+    const size_t together = std::max<size_t>(kSome / std::max<size_t>(size, 1), 1);
+    const std::unique_ptr<float[]> floats(new float[std::min(together, count) * size]);
+    for (size_t b = 0; b < count; b += together) {
+      const size_t blocks = std::min(together, count - b);
+      float least, greatest;
+      if (!RangeOfHalves(values + b * size, blocks * size, &least, &greatest)) return false;
+      HalvesToFloats(values + b * size, blocks * size, floats.get());
+      FitFloats(floats.get(), size, blocks, format, parameters + b);
+    }
+    return true;
+  }
+  if (format.symmetric && format.scale_type == EntryType::kHalf) {
+    constexpr size_t kTogether = 64;
+    uint16_t reaches[kTogether] = {};
+    uint16_t farthest = 0;
+    for (size_t begin = 0; begin < count; begin += kTogether) {
+      const size_t blocks = std::min(kTogether, count - begin);
+      for (size_t b = 0; b < blocks; ++b) {
+        reaches[b] = ReachOfHalves(values + (begin + b) * size, size);
+        farthest = std::max(farthest, reaches[b]);
+      }
+      FitReaches(reaches, blocks, format, parameters + begin);
+    }
+    return IsFiniteHalf(farthest);
+  }
+  for (size_t b = 0; b < count; ++b) {
+    float least, greatest;
+    if (!RangeOfHalves(values + b * size, size, &least, &greatest)) return false;
+    parameters[b] = FitMinMax(least, greatest, format);
+  }
+  return true;
 }
 
 }  // namespace HWY_NAMESPACE
@@ -774,13 +1130,24 @@ HWY_AFTER_NAMESPACE();
 namespace cmlc::numeric {
 
 HWY_EXPORT(ExtremesOf);
-HWY_EXPORT(QuantizeBlocks);
+HWY_EXPORT(RangeOfHalves);
+HWY_EXPORT(QuantizeFloats);
+HWY_EXPORT(QuantizeHalves);
 HWY_EXPORT(FitBlock);
-HWY_EXPORT(FitBlocks);
+HWY_EXPORT(FitFloatBlocks);
+HWY_EXPORT(FitHalfBlocks);
 
 std::pair<float, float> RangeOf(std::span<const float> values) {
   std::pair<float, float> range;
   HWY_DYNAMIC_DISPATCH(ExtremesOf)(values.data(), values.size(), &range.first, &range.second);
+  return range;
+}
+
+std::optional<std::pair<float, float>> RangeOf(std::span<const uint16_t> halves) {
+  std::pair<float, float> range;
+  if (!HWY_DYNAMIC_DISPATCH(RangeOfHalves)(halves.data(), halves.size(), &range.first,
+                                           &range.second))
+    return std::nullopt;
   return range;
 }
 
@@ -827,9 +1194,13 @@ LinearParameters FitLinear(std::span<const float> values, const LinearFormat& fo
   return HWY_DYNAMIC_DISPATCH(FitBlock)(values.data(), nullptr, values.size(), format);
 }
 
-void FitLinearBlocks(const float* values, size_t size, size_t count, const LinearFormat& format,
+bool FitLinearBlocks(const float* values, size_t size, size_t count, const LinearFormat& format,
                      LinearParameters* parameters) {
-  HWY_DYNAMIC_DISPATCH(FitBlocks)(values, size, count, format, parameters);
+  return HWY_DYNAMIC_DISPATCH(FitFloatBlocks)(values, size, count, format, parameters);
+}
+bool FitLinearBlocks(const uint16_t* values, size_t size, size_t count, const LinearFormat& format,
+                     LinearParameters* parameters) {
+  return HWY_DYNAMIC_DISPATCH(FitHalfBlocks)(values, size, count, format, parameters);
 }
 
 LinearParameters FitLinear(const Points& points, const LinearFormat& format) {
@@ -847,13 +1218,19 @@ LinearParameters FitLinear(const Points& points, const LinearFormat& format) {
 
 double QuantizeLinear(std::span<const float> values, const LinearParameters& parameters,
                       const LinearFormat& format, uint8_t* codes) {
-  return QuantizeLinearBlocks(values.data(), values.size(), 1, &parameters, format, codes);
+  return QuantizeLinearBlocks(values.data(), values.size(), 1, &parameters, format, codes).noise;
 }
 
-double QuantizeLinearBlocks(const float* values, size_t size, size_t count,
-                            const LinearParameters* parameters, const LinearFormat& format,
-                            uint8_t* codes) {
-  return HWY_DYNAMIC_DISPATCH(QuantizeBlocks)(values, size, count, parameters, format, codes);
+LinearError QuantizeLinearBlocks(const float* values, size_t size, size_t count,
+                                 const LinearParameters* parameters, const LinearFormat& format,
+                                 uint8_t* codes) {
+  return HWY_DYNAMIC_DISPATCH(QuantizeFloats)(values, size, count, parameters, format, codes);
+}
+LinearError QuantizeLinearBlocks(const uint16_t* values, size_t size, size_t count,
+                                 const LinearParameters* parameters, const LinearFormat& format,
+                                 uint8_t* codes) {
+  CMLC_CHECK(format.scale_type == EntryType::kHalf);
+  return HWY_DYNAMIC_DISPATCH(QuantizeHalves)(values, size, count, parameters, format, codes);
 }
 
 }  // namespace cmlc::numeric

@@ -19,6 +19,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -45,6 +46,8 @@ struct LinearParameters {
 
 // {least, greatest} of the values; {0, 0} if there are none. Zeros are positive.
 std::pair<float, float> RangeOf(std::span<const float> values);
+// The range of fp16 values and 0. Nothing if a value is infinite or not a number.
+std::optional<std::pair<float, float>> RangeOf(std::span<const uint16_t> halves);
 
 // Parameters from the extremes alone, by coremltools' rule in fp32 arithmetic; bit-equal to
 // coremltools 9.0 for fp32 weights if the search is off. If it is on, the scale is the same and the
@@ -58,8 +61,12 @@ LinearParameters FitMinMax(float least, float greatest, const LinearFormat& form
 // gives a larger squared error, as QuantizeLinear measures it, than FitMinMax.
 LinearParameters FitLinear(std::span<const float> values, const LinearFormat& format);
 
-// The same for `count` consecutive blocks of `size` values each.
-void FitLinearBlocks(const float* values, size_t size, size_t count, const LinearFormat& format,
+// The same for `count` consecutive blocks of `size` values each. Returns false, with parameters
+// that mean nothing, if a value is infinite or not a number. fp16 values are given by their bit
+// patterns.
+bool FitLinearBlocks(const float* values, size_t size, size_t count, const LinearFormat& format,
+                     LinearParameters* parameters);
+bool FitLinearBlocks(const uint16_t* values, size_t size, size_t count, const LinearFormat& format,
                      LinearParameters* parameters);
 
 // The same for a block given by its distinct values and multiplicities. The values count as rounded
@@ -70,16 +77,27 @@ LinearParameters FitLinear(const Points& points, const LinearFormat& format);
 
 // codes[i] = the low `bits` bits of clip(round(values[i] / scale) + zero_point), ties to even;
 // two's complement if signed, one byte for each code. The range is that of the format (table
-// above). Returns the sum of (values[i] - scale * (codes[i] - zero_point))^2. `codes` may not
-// overlap the values; if it is null the sum alone is computed.
+// above). Returns the sum of (values[i] - decoded[i])^2, decoded[i] being scale * (codes[i] -
+// zero_point) rounded to the format's type, as a decoder rounds it; products beyond fp32 count as
+// its greatest number. `codes` may not overlap the values; if it is null the sum alone is computed.
 double QuantizeLinear(std::span<const float> values, const LinearParameters& parameters,
                       const LinearFormat& format, uint8_t* codes);
 
+// Sums of squares: of values, and of what decoding makes of their codes less the values.
+struct LinearError {
+  double signal = 0;
+  double noise = 0;
+};
+
 // The same for `count` consecutive blocks of `size` values, each with its own parameters: the codes
-// are those of block after block, and the sum is that of all blocks, added in order.
-double QuantizeLinearBlocks(const float* values, size_t size, size_t count,
-                            const LinearParameters* parameters, const LinearFormat& format,
-                            uint8_t* codes);
+// are those of block after block, and the sums are those of all blocks. fp16 values are given by
+// their bit patterns, and the format's type is fp16 then.
+LinearError QuantizeLinearBlocks(const float* values, size_t size, size_t count,
+                                 const LinearParameters* parameters, const LinearFormat& format,
+                                 uint8_t* codes);
+LinearError QuantizeLinearBlocks(const uint16_t* values, size_t size, size_t count,
+                                 const LinearParameters* parameters, const LinearFormat& format,
+                                 uint8_t* codes);
 
 }  // namespace cmlc::numeric
 

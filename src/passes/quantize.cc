@@ -14,7 +14,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <mutex>
 
 #include "base/check.h"
@@ -39,30 +41,52 @@ DataType TypeOf(std::string_view name) {
   CMLC_CHECK(false);
 }
 
-// Codes, scales and zero points as they are stored.
-struct Parameters {
-  std::vector<numeric::LinearParameters> of_block;
-
-  std::string ScaleBytes(DataType dtype) const {
-    std::string bytes;
-    for (const numeric::LinearParameters& block : of_block) {
-      if (dtype == DataType::kFloat16) {
-        const uint16_t half = numeric::FloatToHalf(block.scale);
-        bytes.append(reinterpret_cast<const char*>(&half), sizeof half);
-      } else {
-        bytes.append(reinterpret_cast<const char*>(&block.scale), sizeof block.scale);
-      }
-    }
-    return bytes;
+// Scales and zero points, as small as they are stored: there may be one for each 32 values, and
+// those of a whole batch of weights are held at a time.
+class Parameters {
+ public:
+  Parameters() = default;
+  Parameters(std::span<const numeric::LinearParameters> blocks, DataType dtype, bool has_offset)
+      : is_half_(dtype == DataType::kFloat16) {
+    std::vector<float> scales(blocks.size());
+    for (size_t i = 0; i < scales.size(); ++i) scales[i] = blocks[i].scale;
+    scales_.resize(scales.size() * (is_half_ ? sizeof(uint16_t) : sizeof(float)));
+    if (is_half_)
+      numeric::FloatsToHalves(scales.data(), scales.size(),
+                              reinterpret_cast<uint16_t*>(scales_.data()));
+    else
+      std::memcpy(scales_.data(), scales.data(), scales_.size());
+    if (!has_offset) return;
+    for (const numeric::LinearParameters& block : blocks)
+      zeros_.push_back(static_cast<int16_t>(block.zero_point));
   }
+
+  const std::string& ScaleBytes() const { return scales_; }
   std::string OffsetBytes(int bits) const {
     std::vector<uint8_t> codes;
-    for (const numeric::LinearParameters& block : of_block)
-      codes.push_back(static_cast<uint8_t>(block.zero_point & ((1 << bits) - 1)));
+    for (const int zero : zeros_) codes.push_back(static_cast<uint8_t>(zero & ((1 << bits) - 1)));
     std::string bytes(static_cast<size_t>(*PackedBytes(codes.size(), bits)), '\0');
     numeric::PackBits(codes, bits, std::as_writable_bytes(std::span(bytes)));
     return bytes;
   }
+  // Those of the blocks from `first` on, kMost of them at most.
+  static constexpr size_t kMost = 512;
+  void Get(size_t first, std::span<numeric::LinearParameters> blocks) const {
+    std::array<float, kMost> scales;
+    if (is_half_)
+      numeric::HalvesToFloats(reinterpret_cast<const uint16_t*>(scales_.data()) + first,
+                              blocks.size(), scales.data());
+    else
+      std::memcpy(scales.data(), scales_.data() + first * sizeof(float),
+                  blocks.size() * sizeof(float));
+    for (size_t i = 0; i < blocks.size(); ++i)
+      blocks[i] = {scales[i], zeros_.empty() ? 0 : zeros_[first + i]};
+  }
+
+ private:
+  bool is_half_ = true;
+  std::string scales_;
+  std::vector<int16_t> zeros_;  // none if all are 0
 };
 
 // Which block an element is in, without a division where blocks follow each other.
@@ -153,7 +177,8 @@ class Quantize final : public WeightPass {
   std::string FormText(const Shape& blocks, const std::string& note) const;
   template <typename T>
   Result<std::optional<Skipped>> Fit(const Weight& weight, const Shape& blocks,
-                                     const PassContext& context, Parameters& parameters) const;
+                                     const PassContext& context,
+                                     std::vector<numeric::LinearParameters>& parameters) const;
   template <typename T>
   Result<Outcome> ReplaceAs(const Weight& weight, const PassContext& context) const;
   Result<Outcome> ReplaceLut(const Weight& weight, const PassContext& context) const;
@@ -271,7 +296,8 @@ std::string Quantize::FormText(const Shape& blocks, const std::string& note) con
 // What codes stand for must be numbers of the weight's type: near the end of fp16 a scale that was
 // rounded up, or searched, is too large for its outermost codes.
 void KeepFinite(const numeric::LinearFormat& format, numeric::LinearParameters& parameters) {
-  if (format.scale_type != numeric::EntryType::kHalf) return;
+  // No code is more than 255 from a zero point.
+  if (format.scale_type != numeric::EntryType::kHalf || parameters.scale < 256) return;
   constexpr double kInfiniteFrom = 65520;  // rounds to infinity
   const int low = format.is_signed ? -(1 << (format.bits - 1)) : 0;
   const int high = low + (1 << format.bits) - 1;
@@ -282,13 +308,17 @@ void KeepFinite(const numeric::LinearFormat& format, numeric::LinearParameters& 
         numeric::HalfToFloat(static_cast<uint16_t>(numeric::FloatToHalf(parameters.scale) - 1));
 }
 
-template <typename T>
-void ToFloats(std::span<const T> values, std::vector<float>& floats) {
-  floats.resize(values.size());
-  if constexpr (std::is_same_v<T, uint16_t>)
-    numeric::HalvesToFloats(values.data(), values.size(), floats.data());
-  else
-    std::copy(values.begin(), values.end(), floats.begin());
+// The range of the values and 0. Returns false if one of them is not finite.
+bool AddRange(std::span<const uint16_t> values, std::pair<float, float>& range) {
+  const std::optional<std::pair<float, float>> found = numeric::RangeOf(values);
+  range = found.value_or(range);
+  return found.has_value();
+}
+bool AddRange(std::span<const float> values, std::pair<float, float>& range) {
+  if (numeric::FirstNotFinite(values) != values.size()) return false;
+  const auto [low, high] = numeric::RangeOf(values);
+  range = {std::min(low, 0.0f), std::max(high, 0.0f)};
+  return true;
 }
 
 // Blocks that are too large to be looked at whole: the range, or a histogram, of all pieces.
@@ -305,21 +335,12 @@ Status FitLarge(const Weight& weight, uint64_t first, uint64_t count,
   std::vector<std::unique_ptr<Counts>> counts(static_cast<size_t>(pool.threads()));
   pool.For(source.pieces(), [&](size_t piece, int worker) {
     const Status step = source.Visit(piece, [&](uint64_t begin, std::span<const T> values) {
-      const size_t bad = numeric::FirstNotFinite(values);
-      if (bad != values.size()) {
+      if (!AddRange(values, ranges[piece])) {
         const std::lock_guard lock(mutex);
-        not_finite = std::min(not_finite.value_or(UINT64_MAX), first + begin + bad);
+        not_finite = std::min(not_finite.value_or(UINT64_MAX),
+                              first + begin + numeric::FirstNotFinite(values));
         return;
       }
-      float least = INFINITY, greatest = -INFINITY;
-      std::vector<float> floats;
-      for (size_t i = 0; i < values.size(); i += kStepValues) {
-        ToFloats(values.subspan(i, std::min(kStepValues, values.size() - i)), floats);
-        const auto [low, high] = numeric::RangeOf(floats);
-        least = std::min(least, low);
-        greatest = std::max(greatest, high);
-      }
-      ranges[piece] = {least, greatest};
       if (!format.search) return;
       auto& mine = counts[static_cast<size_t>(worker)];
       if (!mine) mine = std::make_unique<Counts>();
@@ -331,7 +352,7 @@ Status FitLarge(const Weight& weight, uint64_t first, uint64_t count,
   });
   CMLC_RETURN_IF_ERROR(status);
   if (not_finite) return Ok();
-  float least = INFINITY, greatest = -INFINITY;
+  float least = 0, greatest = 0;
   for (const auto& [low, high] : ranges) {
     least = std::min(least, low);
     greatest = std::max(greatest, high);
@@ -348,16 +369,16 @@ Status FitLarge(const Weight& weight, uint64_t first, uint64_t count,
     parameters = searched;
     return Ok();
   }
-  // The bins of fp32 are means of many values: compare with min-max on the values themselves.
+  // The points of fp32 are means of many values: compare with min-max on the values themselves.
   std::vector<std::pair<double, double>> errors(source.pieces());
   pool.For(source.pieces(), [&](size_t piece, int) {
     const Status step = source.Visit(piece, [&](uint64_t, std::span<const T> values) {
-      std::vector<float> floats;
-      for (size_t i = 0; i < values.size(); i += kStepValues) {
-        ToFloats(values.subspan(i, std::min(kStepValues, values.size() - i)), floats);
-        errors[piece].first += numeric::QuantizeLinear(floats, searched, format, nullptr);
-        errors[piece].second += numeric::QuantizeLinear(floats, parameters, format, nullptr);
-      }
+      const auto noise = [&](const numeric::LinearParameters& with) {
+        return numeric::QuantizeLinearBlocks(values.data(), values.size(), 1, &with, format,
+                                             nullptr)
+            .noise;
+      };
+      errors[piece] = {noise(searched), noise(parameters)};
     });
     if (step.ok()) return;
     const std::lock_guard lock(mutex);
@@ -374,45 +395,33 @@ Status FitLarge(const Weight& weight, uint64_t first, uint64_t count,
 }
 
 template <typename T>
-Result<std::optional<Skipped>> Quantize::Fit(const Weight& weight, const Shape& blocks,
-                                             const PassContext& context,
-                                             Parameters& parameters) const {
+Result<std::optional<Skipped>> Quantize::Fit(
+    const Weight& weight, const Shape& blocks, const PassContext& context,
+    std::vector<numeric::LinearParameters>& parameters) const {
   const BlockLayout layout(weight.shape, blocks);
   const numeric::LinearFormat format = FormatOf(weight.dtype);
-  parameters.of_block.resize(static_cast<size_t>(layout.block_count));
+  parameters.resize(static_cast<size_t>(layout.block_count));
   std::optional<uint64_t> not_finite;
   if (layout.contiguous && layout.block_size > kPieceValues) {
     for (uint64_t block = 0; block < layout.block_count && !not_finite; ++block)
       CMLC_RETURN_IF_ERROR(FitLarge<T>(weight, block * layout.block_size, layout.block_size, format,
                                        context.pool, not_finite,
-                                       parameters.of_block[static_cast<size_t>(block)]));
+                                       parameters[static_cast<size_t>(block)]));
   } else {
     std::mutex mutex;
     CMLC_RETURN_IF_ERROR(VisitBlocks<T>(
         weight, blocks, context.pool,
         [&](uint64_t first, uint64_t count, std::span<const T> values) {
-          const size_t bad = numeric::FirstNotFinite(values);
-          if (bad != values.size()) {
-            const std::lock_guard lock(mutex);
-            not_finite = std::min(not_finite.value_or(UINT64_MAX),
-                                  first * layout.block_size + static_cast<uint64_t>(bad));
+          if (numeric::FitLinearBlocks(values.data(), static_cast<size_t>(layout.block_size),
+                                       static_cast<size_t>(count), format,
+                                       &parameters[static_cast<size_t>(first)]))
             return;
-          }
-          // Some blocks at a time, so that the fp32 copy stays in the cache.
-          std::vector<float> floats;
-          const uint64_t at_once = std::max<uint64_t>(1, kStepValues / layout.block_size);
-          for (uint64_t block = 0; block < count; block += at_once) {
-            const uint64_t some = std::min(at_once, count - block);
-            const auto size = static_cast<size_t>(layout.block_size);
-            ToFloats(
-                values.subspan(static_cast<size_t>(block) * size, static_cast<size_t>(some) * size),
-                floats);
-            numeric::FitLinearBlocks(floats.data(), size, static_cast<size_t>(some), format,
-                                     &parameters.of_block[static_cast<size_t>(first + block)]);
-          }
+          const std::lock_guard lock(mutex);
+          not_finite = std::min(not_finite.value_or(UINT64_MAX),
+                                first * layout.block_size + numeric::FirstNotFinite(values));
         }));
   }
-  for (numeric::LinearParameters& block : parameters.of_block) KeepFinite(format, block);
+  for (numeric::LinearParameters& block : parameters) KeepFinite(format, block);
   if (!not_finite) return std::optional<Skipped>();
   return std::optional<Skipped>(
       Skipped{"not finite", layout.contiguous
@@ -423,10 +432,14 @@ Result<std::optional<Skipped>> Quantize::Fit(const Weight& weight, const Shape& 
 template <typename T>
 Result<Outcome> Quantize::ReplaceAs(const Weight& weight, const PassContext& context) const {
   const Blocks blocks = BlocksOf(weight);
-  auto parameters = std::make_shared<Parameters>();
-  CMLC_ASSIGN_OR_RETURN(const std::optional<Skipped> skipped,
-                        Fit<T>(weight, blocks.counts, context, *parameters));
-  if (skipped) return Outcome(*skipped);
+  std::shared_ptr<const Parameters> parameters;
+  {
+    std::vector<numeric::LinearParameters> found;
+    CMLC_ASSIGN_OR_RETURN(const std::optional<Skipped> skipped,
+                          Fit<T>(weight, blocks.counts, context, found));
+    if (skipped) return Outcome(*skipped);
+    parameters = std::make_shared<const Parameters>(found, weight.dtype, has_offset());
+  }
   CMLC_ASSIGN_OR_RETURN(const std::shared_ptr<const Kept> kept, KeptOf(weight));
 
   const DataType code_type = TypeOf(dtype_);
@@ -436,26 +449,21 @@ Result<Outcome> Quantize::ReplaceAs(const Weight& weight, const PassContext& con
   const auto encode = [parameters, format, qualities, finder](uint64_t chunk, uint64_t first,
                                                               std::span<const T> values,
                                                               uint8_t* codes) {
-    thread_local std::vector<float> floats;
-    ToFloats(values, floats);
     Quality& quality = (*qualities)[chunk];
-    quality.signal += numeric::SumOfSquares(floats);
-    for (size_t i = 0; i < floats.size();) {
+    std::array<numeric::LinearParameters, Parameters::kMost> some;
+    for (size_t i = 0; i < values.size();) {
       uint64_t run = 0;
       const uint64_t block = finder->Locate(first + i, run);
-      const std::span<const float> rest = std::span<const float>(floats).subspan(i);
-      if (finder->contiguous() && run == finder->size() && 2 * run <= rest.size()) {
-        const size_t whole = rest.size() / static_cast<size_t>(run);
-        quality.noise += numeric::QuantizeLinearBlocks(
-            rest.data(), static_cast<size_t>(run), whole,
-            &parameters->of_block[static_cast<size_t>(block)], format, codes + i);
-        i += whole * static_cast<size_t>(run);
-        continue;
-      }
-      const size_t step = std::min<size_t>(rest.size(), static_cast<size_t>(run));
-      quality.noise += numeric::QuantizeLinear(
-          rest.first(step), parameters->of_block[static_cast<size_t>(block)], format, codes + i);
-      i += step;
+      const std::span<const T> rest = values.subspan(i);
+      const auto size = static_cast<size_t>(std::min<uint64_t>(run, rest.size()));
+      const bool whole = finder->contiguous() && run == finder->size() && size == run;
+      const size_t count = whole ? std::min(rest.size() / size, some.size()) : 1;
+      parameters->Get(static_cast<size_t>(block), std::span(some).first(count));
+      const numeric::LinearError error =
+          numeric::QuantizeLinearBlocks(rest.data(), size, count, some.data(), format, codes + i);
+      quality.signal += error.signal;
+      quality.noise += error.noise;
+      i += count * size;
     }
   };
 
@@ -469,9 +477,8 @@ Result<Outcome> Quantize::ReplaceAs(const Weight& weight, const PassContext& con
   encoding.data = {.dtype = code_type,
                    .shape = kept ? Shape{static_cast<int64_t>(encoding.kept)} : weight.shape,
                    .content = CodeSource<T>(weight, kept, code_type, encode)};
-  encoding.scale = Operand{.dtype = weight.dtype,
-                           .shape = blocks.counts,
-                           .content = parameters->ScaleBytes(weight.dtype)};
+  encoding.scale =
+      Operand{.dtype = weight.dtype, .shape = blocks.counts, .content = parameters->ScaleBytes()};
   if (has_offset())
     encoding.offset = Operand{.dtype = code_type,
                               .shape = blocks.counts,
@@ -538,8 +545,7 @@ Result<Outcome> Quantize::ReplaceLut(const Weight& weight, const PassContext& co
   const bool one_scale = granularity_ == "per_tensor";
   const uint64_t scales = one_scale ? 1 : table_count;
   const uint64_t tables_each = table_count / scales;
-  Parameters parameters;
-  parameters.of_block.resize(static_cast<size_t>(scales));
+  std::vector<numeric::LinearParameters> parameters(static_cast<size_t>(scales));
   std::vector<uint8_t> lut_codes(lut.size());
   Quality quality;
   for (uint64_t s = 0; s < scales; ++s) {
@@ -552,7 +558,7 @@ Result<Outcome> Quantize::ReplaceLut(const Weight& weight, const PassContext& co
     for (uint64_t i = 0; i < count; ++i)
       if (const uint64_t n = uses[static_cast<size_t>((first + i) / width)]; n > 0)
         weighted.emplace_back(some[static_cast<size_t>(i)], static_cast<double>(n));
-    numeric::LinearParameters& block = parameters.of_block[static_cast<size_t>(s)];
+    numeric::LinearParameters& block = parameters[static_cast<size_t>(s)];
     if (weighted.empty()) {
       block = numeric::FitLinear(some, format);
     } else {
@@ -569,18 +575,22 @@ Result<Outcome> Quantize::ReplaceLut(const Weight& weight, const PassContext& co
     }
     KeepFinite(format, block);
     numeric::QuantizeLinear(some, block, format, lut_codes.data() + first);
+    const bool is_half = format.scale_type == numeric::EntryType::kHalf;
     const int sign_bit = 1 << (format.bits - 1);
     for (uint64_t i = 0; i < count; ++i) {
       int code = lut_codes[static_cast<size_t>(first + i)];
       if (format.is_signed && (code & sign_bit) != 0) code -= 2 * sign_bit;
       const double value = static_cast<double>(some[static_cast<size_t>(i)]);
-      const double error = value - static_cast<double>(block.scale) * (code - block.zero_point);
+      float decoded = block.scale * static_cast<float>(code - block.zero_point);
+      if (is_half) decoded = numeric::HalfToFloat(numeric::FloatToHalf(decoded));
+      const double error = value - static_cast<double>(decoded);
       const auto n = static_cast<double>(uses[static_cast<size_t>((first + i) / width)]);
       quality.signal += n * value * value;
       quality.noise += n * error * error;
     }
   }
 
+  const Parameters stored(parameters, before.lut->dtype, has_offset());
   const DataType code_type = TypeOf(dtype_);
   Encoding after = before;
   std::string packed(static_cast<size_t>(*PackedBytes(lut_codes.size(), format.bits)), '\0');
@@ -588,12 +598,11 @@ Result<Outcome> Quantize::ReplaceLut(const Weight& weight, const PassContext& co
   Shape scale_shape = one_scale ? Shape(rank, 1) : tables;
   scale_shape.insert(scale_shape.end(), {1, 1});
   after.lut = Operand{.dtype = code_type, .shape = before.lut->shape, .content = std::move(packed)};
-  after.lut_scale = Operand{.dtype = before.lut->dtype,
-                            .shape = scale_shape,
-                            .content = parameters.ScaleBytes(before.lut->dtype)};
+  after.lut_scale =
+      Operand{.dtype = before.lut->dtype, .shape = scale_shape, .content = stored.ScaleBytes()};
   if (has_offset())
     after.lut_offset = Operand{
-        .dtype = code_type, .shape = scale_shape, .content = parameters.OffsetBytes(format.bits)};
+        .dtype = code_type, .shape = scale_shape, .content = stored.OffsetBytes(format.bits)};
   std::string form =
       fmt::format("{}{}-bit LUT of {} entries", before.sparse() ? "sparse, " : "", bits, dtype_);
   return Outcome(MakeReplacement(std::move(after), context.specification_version, std::move(form),

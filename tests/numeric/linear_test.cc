@@ -170,11 +170,20 @@ Quantized PlainQuantize(const std::vector<float>& values, const LinearParameters
                                   static_cast<float>(range.low), static_cast<float>(range.high));
     const auto integer = static_cast<int>(code);
     result.codes.push_back(static_cast<uint8_t>(integer & ((1 << format.bits) - 1)));
-    const double error = static_cast<double>(value) -
-                         static_cast<double>(parameters.scale) * (integer - parameters.zero_point);
+    float decoded = parameters.scale * static_cast<float>(integer - parameters.zero_point);
+    decoded = format.scale_type == EntryType::kHalf ? HalfToFloat(FloatToHalf(decoded))
+                                                    : std::clamp(decoded, -kMost, kMost);
+    const auto error = static_cast<double>(value - decoded);
     result.error += error * error;
   }
   return result;
+}
+
+// Up to the order of a sum; both may be infinite.
+void ExpectSameSum(double found, double expected) {
+  if (found != expected) {
+    EXPECT_NEAR(found, expected, 1e-12 * expected);
+  }
 }
 
 // Least error of sum (x - s k)^2 over all s > 0 and integers k from `low` to `high`. With the best
@@ -244,7 +253,7 @@ INSTANTIATE_TEST_SUITE_P(, Linear, testing::ValuesIn(hwy::SupportedAndGeneratedT
 
 TEST_P(Linear, RangeIsThatOfAPlainLoop) {
   const std::vector<float> values = Weights(Shape::kLongTailed, 200, 1);
-  EXPECT_EQ(RangeOf({}), std::make_pair(0.0f, 0.0f));
+  EXPECT_EQ(RangeOf(std::span<const float>()), std::make_pair(0.0f, 0.0f));
   for (size_t begin = 0; begin < 5; ++begin) {
     for (size_t count = 1; begin + count <= values.size(); ++count) {
       const auto [least, greatest] =
@@ -287,7 +296,7 @@ TEST_P(Linear, CodesAreThoseOfThePlainFormula) {
         const Quantized result = Quantize(values, parameters, format);
         const Quantized expected = PlainQuantize(values, parameters, format);
         ASSERT_EQ(result.codes, expected.codes) << Describe(format) << ", " << count;
-        ASSERT_NEAR(result.error, expected.error, 1e-12 * expected.error);
+        ExpectSameSum(result.error, expected.error);
         ASSERT_EQ(result.error, Error(values, parameters, format));
       }
     }
@@ -321,7 +330,7 @@ TEST_P(Linear, AwkwardBlocksGiveValidParametersAndTheCodesOfThePlainFormula) {
         const Quantized result = Quantize(block, parameters, format);
         const Quantized expected = PlainQuantize(block, parameters, format);
         ASSERT_EQ(result.codes, expected.codes);
-        ASSERT_NEAR(result.error, expected.error, 1e-12 * expected.error);
+        ExpectSameSum(result.error, expected.error);
         ASSERT_LE(result.error, Error(block, FitLinear(block, plain), plain));
         if (testing::Test::HasFailure()) return;
       }
@@ -339,15 +348,16 @@ TEST_P(Linear, ResultsDoNotDependOnTheWidth) {
         Choose(widest);
         FitLinearBlocks(values.data(), size, 4, format, parameters.data());
         const double error =
-            QuantizeLinearBlocks(values.data(), size, 4, parameters.data(), format, nullptr);
+            QuantizeLinearBlocks(values.data(), size, 4, parameters.data(), format, nullptr).noise;
         Choose(hwy::SupportedAndGeneratedTargets().back());
         FitLinearBlocks(values.data(), size, 4, format, reference.data());
         for (size_t b = 0; b < 4; ++b) {
           ASSERT_EQ(parameters[b].scale, reference[b].scale) << Describe(format) << ", " << size;
           ASSERT_EQ(parameters[b].zero_point, reference[b].zero_point) << Describe(format);
         }
-        ASSERT_EQ(error,
-                  QuantizeLinearBlocks(values.data(), size, 4, reference.data(), format, nullptr));
+        ASSERT_EQ(
+            error,
+            QuantizeLinearBlocks(values.data(), size, 4, reference.data(), format, nullptr).noise);
       }
     }
   }
@@ -362,7 +372,8 @@ TEST_P(Linear, ManyBlocksAreOneAfterTheOther) {
       std::vector<uint8_t> codes(values.size());
       FitLinearBlocks(values.data(), size, 9, format, parameters.data());
       const double error =
-          QuantizeLinearBlocks(values.data(), size, 9, parameters.data(), format, codes.data());
+          QuantizeLinearBlocks(values.data(), size, 9, parameters.data(), format, codes.data())
+              .noise;
       double sum = 0;
       for (size_t b = 0; b < 9; ++b) {
         const auto begin = values.begin() + static_cast<std::ptrdiff_t>(b * size);
@@ -375,9 +386,122 @@ TEST_P(Linear, ManyBlocksAreOneAfterTheOther) {
                                codes.begin() + static_cast<std::ptrdiff_t>(b * size)));
         sum += result.error;
       }
-      EXPECT_EQ(error, sum);
+      ExpectSameSum(error, sum);
     }
   }
+}
+
+std::vector<uint16_t> Patterns(const std::vector<float>& values) {
+  std::vector<uint16_t> halves;
+  for (const float value : values) halves.push_back(FloatToHalf(value));
+  return halves;
+}
+
+TEST_P(Linear, HalvesAreTreatedAsTheirValues) {
+  for (const bool search : {false, true}) {
+    for (LinearFormat format : AllFormats(search)) {
+      format.scale_type = EntryType::kHalf;
+      for (const size_t size : {1, 7, 15, 16, 31, 32, 33, 64, 100, 513, 1100, 5000}) {
+        if (search && size > 1100) continue;
+        std::vector<float> values = Weights(Shape::kLongTailed, 5 * size, 4);
+        // Subnormals, zeros of both signs, and the ends of the type.
+        values[0] = 0x1p-24f;
+        values[size / 2] = -0x1.8p-23f;
+        values[2 * size] = -0.0f;
+        values[3 * size] = size % 2 == 0 ? kMaxHalf : -kMaxHalf;
+        std::fill_n(values.begin() + static_cast<std::ptrdiff_t>(4 * size), size, 0.0f);
+        const std::vector<uint16_t> halves = Patterns(values);
+        std::vector<LinearParameters> of_values(5), of_halves(5);
+        ASSERT_TRUE(FitLinearBlocks(values.data(), size, 5, format, of_values.data()));
+        ASSERT_TRUE(FitLinearBlocks(halves.data(), size, 5, format, of_halves.data()));
+        for (size_t b = 0; b < 5; ++b) {
+          ASSERT_EQ(of_values[b].scale, of_halves[b].scale) << Describe(format) << ", " << size;
+          ASSERT_EQ(of_values[b].zero_point, of_halves[b].zero_point);
+        }
+        std::vector<uint8_t> codes(values.size() + 1, 0xee), expected(values.size());
+        const LinearError found =
+            QuantizeLinearBlocks(halves.data(), size, 5, of_halves.data(), format, codes.data());
+        const LinearError error =
+            QuantizeLinearBlocks(values.data(), size, 5, of_values.data(), format, expected.data());
+        ASSERT_EQ(codes.back(), 0xee) << "wrote behind the end";
+        codes.pop_back();
+        ASSERT_EQ(codes, expected) << Describe(format) << ", " << size;
+        ASSERT_EQ(found.noise, error.noise);
+        double signal = 0;
+        for (const float value : values)
+          signal += static_cast<double>(value) * static_cast<double>(value);
+        ASSERT_NEAR(error.signal, signal, 1e-12 * signal);
+        ASSERT_NEAR(found.signal, signal, 1e-5 * signal);
+      }
+    }
+  }
+}
+
+TEST_P(Linear, ErrorsOfHalvesDoNotDependOnTheWidth) {
+  const LinearFormat format = {.bits = 8, .search = false};
+  for (const size_t size : {1, 9, 32, 100, 700}) {
+    const std::vector<uint16_t> halves = Patterns(Weights(Shape::kLongTailed, 6 * size, 9));
+    std::vector<LinearParameters> parameters(6);
+    Choose(GetParam());
+    ASSERT_TRUE(FitLinearBlocks(halves.data(), size, 6, format, parameters.data()));
+    const LinearError found =
+        QuantizeLinearBlocks(halves.data(), size, 6, parameters.data(), format, nullptr);
+    Choose(hwy::SupportedAndGeneratedTargets().back());
+    const LinearError expected =
+        QuantizeLinearBlocks(halves.data(), size, 6, parameters.data(), format, nullptr);
+    ASSERT_EQ(found.noise, expected.noise) << size;
+    ASSERT_EQ(found.signal, expected.signal) << size;
+  }
+}
+
+TEST_P(Linear, RoundsWhatIsDecodedToEveryHalf) {
+  // Scale 1 and codes up to 255 are exact; a scale of 11 bits times a code often is not.
+  const LinearFormat format = {.bits = 8, .is_signed = false, .symmetric = false};
+  for (const float scale : {1.0f, 0x1.554p-3f, 0x1.ffcp-15f, 0x1p-24f, 0x1.8p-23f, 0x1.ffcp7f}) {
+    std::vector<float> values;
+    for (int code = 0; code < 256; ++code)
+      values.push_back(HalfToFloat(FloatToHalf(scale * static_cast<float>(code))));
+    std::vector<uint8_t> codes(values.size());
+    const std::vector<uint16_t> halves = Patterns(values);
+    const LinearParameters parameters = {scale, 0};
+    const LinearError error =
+        QuantizeLinearBlocks(halves.data(), halves.size(), 1, &parameters, format, codes.data());
+    for (size_t i = 0; i < codes.size(); ++i) ASSERT_EQ(codes[i], i) << scale;
+    EXPECT_EQ(error.noise, 0) << scale;
+  }
+}
+
+TEST_P(Linear, FindsWhatIsNotFinite) {
+  const float bad[] = {INFINITY, -INFINITY, NAN};
+  for (const bool search : {false, true}) {
+    for (const bool symmetric : {false, true}) {
+      const LinearFormat format = {.symmetric = symmetric, .search = search};
+      for (const size_t size : {1, 5, 32, 33, 70}) {
+        std::vector<LinearParameters> parameters(3);
+        for (size_t at = 0; at < 3 * size; ++at) {
+          std::vector<float> values(3 * size, 0.5f);
+          values[at] = bad[at % 3];
+          EXPECT_FALSE(FitLinearBlocks(values.data(), size, 3, format, parameters.data()));
+          const std::vector<uint16_t> halves = Patterns(values);
+          EXPECT_FALSE(FitLinearBlocks(halves.data(), size, 3, format, parameters.data()));
+          EXPECT_FALSE(RangeOf(std::span<const uint16_t>(halves)).has_value());
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Linear, RangeOfHalvesHoldsZero) {
+  for (size_t count = 1; count < 90; ++count) {
+    for (size_t at = 0; at < count; ++at) {
+      std::vector<float> values(count, 1.0f);
+      values[at] = 7.0f;
+      ASSERT_EQ(RangeOf(std::span<const uint16_t>(Patterns(values))), std::make_pair(0.0f, 7.0f));
+      for (float& value : values) value = -value;
+      ASSERT_EQ(RangeOf(std::span<const uint16_t>(Patterns(values))), std::make_pair(-7.0f, 0.0f));
+    }
+  }
+  EXPECT_EQ(RangeOf(std::span<const uint16_t>()), std::make_pair(0.0f, 0.0f));
 }
 
 // Rows of the behaviour reference: data, and for each format the codes, scale and zero point that
@@ -506,6 +630,25 @@ TEST(LinearSearch, IsNeverWorseThanMinMax) {
   }
 }
 
+TEST(LinearSearch, IsNeverWorseThanMinMaxOrItsNeighboursAtEightBits) {
+  // What coremltools stores for fp16 is now and then one step beside the scale of the rule.
+  for (const bool is_signed : {false, true}) {
+    for (const bool symmetric : {false, true}) {
+      const LinearFormat format = {.bits = 8, .is_signed = is_signed, .symmetric = symmetric};
+      LinearFormat plain = format;
+      plain.search = false;
+      for (unsigned seed = 0; seed < 6; ++seed) {
+        const std::vector<float> block = Weights(Shape::kNormal, 5000 + 100 * seed, 40 + seed);
+        const double error = Error(block, FitLinear(block, format), format);
+        LinearParameters rule = FitLinear(block, plain);
+        ASSERT_LE(error, Error(block, rule, plain)) << Describe(format);
+        rule.scale = HalfToFloat(static_cast<uint16_t>(FloatToHalf(rule.scale) + 1));
+        ASSERT_LE(error, Error(block, rule, plain)) << Describe(format);
+      }
+    }
+  }
+}
+
 TEST(LinearSearch, IsNeverWorseWhereMinMaxIsExact) {
   // Weights that were quantized before, with a scale that only min-max finds to the last bit.
   for (const int bits : {4, 8}) {
@@ -533,7 +676,8 @@ TEST(LinearSearch, GainsATenthAtFourBitsPerBlockOf32) {
       const LinearFormat format = {.bits = 4, .search = search};
       std::vector<LinearParameters> parameters(blocks);
       FitLinearBlocks(values.data(), 32, blocks, format, parameters.data());
-      return QuantizeLinearBlocks(values.data(), 32, blocks, parameters.data(), format, nullptr);
+      return QuantizeLinearBlocks(values.data(), 32, blocks, parameters.data(), format, nullptr)
+          .noise;
     };
     EXPECT_LT(error(true), 0.9 * error(false));
   }

@@ -96,7 +96,7 @@ Stored Take(const PassRun& run, const std::string& name = "weight") {
 }
 
 // The values that the library decodes are those of the formula, rounded once to the weight's type;
-// and the error in the report is that of the formula.
+// and the error in the report is that of what is decoded.
 void ExpectDecodes(const PassRun& run, const Stored& stored, const std::string& name = "weight") {
   const std::vector<float> before = run.before().Values(name);
   const std::vector<float> after = run.after().Values(name);
@@ -107,7 +107,8 @@ void ExpectDecodes(const PassRun& run, const Stored& stored, const std::string& 
     const double exact = stored.Exact(i);
     ASSERT_EQ(after[i], Rounded(stored.dtype, static_cast<float>(exact))) << "at " << i;
     signal += static_cast<double>(before[i]) * before[i];
-    noise += (before[i] - exact) * (before[i] - exact);
+    const double error = static_cast<double>(before[i]) - after[i];
+    noise += error * error;
   }
   EXPECT_NEAR(run.weight(name).quality.signal, signal, 1e-6 * signal);
   EXPECT_NEAR(run.weight(name).quality.noise, noise, 1e-6 * noise + 1e-30);
