@@ -1,8 +1,8 @@
 // Single values: the bit patterns of magnitudes are counted, and the count says which magnitude is
-// the last to go. Two passes over fp16, three over fp32, whose 31 bits are counted in two digits.
-// Where only some of the values of that magnitude go, the pass that makes the mask keeps them all
-// and counts them for each piece; then those of the first pieces are removed. Such values are few,
-// unless a tensor has few distinct values.
+// the last to go. For fp16 some of the values say between which few magnitudes that one lies, so
+// that all others cost two comparisons in a vector; where they mislead, all patterns are counted.
+// The 31 bits of fp32 are counted in two digits. Of the values of the last magnitude those that
+// come first go: how many of them each piece has is known before the pass that makes the mask.
 //
 // Structures: a band of columns is brought into the form of a tile, with a row for each channel of
 // the structure and a column for each position, so that neighbouring columns are the lanes of a
@@ -23,8 +23,10 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <type_traits>
 #include <utility>
 
@@ -50,6 +52,30 @@ struct OnesOfBytes {
   }
 };
 inline constexpr OnesOfBytes kOnesOfBytes;
+
+// The same for pairs of bytes, and how many ones a byte has.
+struct PairsOfBytes {
+  alignas(16) std::array<std::array<uint8_t, 16>, 256> places{};
+  std::array<uint8_t, 256> ones{};
+  constexpr PairsOfBytes() {
+    for (size_t byte = 0; byte < 256; ++byte) {
+      size_t taken = 0;
+      for (size_t bit = 0; bit < 8; ++bit)
+        if (((byte >> bit) & 1) != 0) {
+          places[byte][2 * taken] = static_cast<uint8_t>(2 * bit);
+          places[byte][2 * taken + 1] = static_cast<uint8_t>(2 * bit + 1);
+          ++taken;
+        }
+      ones[byte] = static_cast<uint8_t>(taken);
+    }
+  }
+};
+inline constexpr PairsOfBytes kPairsOfBytes;
+
+// Sums of squares are kept in so many places, value i of a part in place i % kPlaces, so that they
+// do not depend on the width of vectors.
+constexpr size_t kPlaces = 16;
+constexpr size_t kPart = 512;
 
 }  // namespace cmlc::numeric
 #endif
@@ -114,6 +140,194 @@ void MaskAbove16(const int16_t* values, size_t count, int16_t limit, uint8_t* bi
 }
 void MaskAbove32(const int32_t* values, size_t count, int32_t limit, uint8_t* bits) {
   MaskAbove(values, count, limit, bits);
+}
+
+// The same, but of the values whose magnitude is `limit` all but the first `ties` stay.
+template <typename T>
+void MaskCut(const T* values, size_t count, T limit, uint64_t ties, uint8_t* bits) {
+  const UpTo64<T> d;
+  const size_t lanes = hn::Lanes(d);
+  const auto magnitude = hn::Set(d, kMagnitude<T>);
+  const auto least = hn::Set(d, limit);
+  const auto one_word = [&](const T* from, size_t n, uint8_t* word) HWY_ATTR {
+    auto any = hn::Zero(d);
+    for (size_t lane = 0; lane < 64; lane += lanes) {
+      const auto value = hn::And(hn::LoadU(d, from + lane), magnitude);
+      StoreLanes(d, hn::Gt(value, least), lane, word);
+      any = hn::Or(any, hn::VecFromMask(d, hn::Eq(value, least)));
+    }
+    if (hn::AllTrue(d, hn::Eq(any, hn::Zero(d)))) return;
+    for (size_t i = 0; i < n; ++i) {
+      if ((from[i] & kMagnitude<T>) != limit) continue;
+      if (ties > 0)
+        --ties;
+      else
+        word[i / 8] = static_cast<uint8_t>(word[i / 8] | 1u << (i % 8));
+    }
+  };
+  size_t i = 0;
+  for (; i + 64 <= count; i += 64) one_word(values + i, 64, bits + i / 8);
+  if (i < count) {
+    HWY_ALIGN T rest[64] = {};
+    std::memcpy(rest, values + i, (count - i) * sizeof(T));
+    uint64_t word = 0;
+    one_word(rest, count - i, reinterpret_cast<uint8_t*>(&word));
+    word &= (uint64_t{1} << (count - i)) - 1;
+    std::memcpy(bits + i / 8, &word, (count - i + 7) / 8);
+  }
+}
+void MaskCut16(const int16_t* values, size_t count, int16_t limit, uint64_t ties, uint8_t* bits) {
+  MaskCut(values, count, limit, ties, bits);
+}
+void MaskCut32(const int32_t* values, size_t count, int32_t limit, uint64_t ties, uint8_t* bits) {
+  MaskCut(values, count, limit, ties, bits);
+}
+
+// Returns how many magnitudes are below `low`, and adds to counts[m - low] for each magnitude m
+// from `low` to `high`, which are few. All must be below 0x7fff.
+uint64_t CountBetween(const int16_t* values, size_t count, int16_t low, int16_t high,
+                      uint32_t* counts) {
+  const UpTo64<int16_t> d;
+  const size_t lanes = hn::Lanes(d);
+  const auto magnitude = hn::Set(d, kMagnitude<int16_t>);
+  const auto least = hn::Set(d, low), end = hn::Set(d, static_cast<int16_t>(high + 1));
+  uint64_t below = 0;
+  size_t i = 0;
+  while (i + lanes <= count) {
+    // As many as 16 bits can count.
+    const size_t stop = std::min(count, i + 32000 * lanes);
+    auto sum = hn::Zero(d);
+    for (; i + lanes <= stop; i += lanes) {
+      const auto value = hn::And(hn::LoadU(d, values + i), magnitude);
+      const auto lower = hn::Lt(value, least);
+      sum = hn::Sub(sum, hn::VecFromMask(d, lower));
+      const auto between = hn::AndNot(lower, hn::Lt(value, end));
+      if (hn::AllFalse(d, between)) continue;
+      uint8_t bytes[8] = {};
+      hn::StoreMaskBits(d, between, bytes);
+      uint64_t bits = 0;
+      std::memcpy(&bits, bytes, 8);
+      for (; bits != 0; bits &= bits - 1) {
+        const size_t at = i + hwy::Num0BitsBelowLS1Bit_Nonzero64(bits);
+        ++counts[(values[at] & kMagnitude<int16_t>)-low];
+      }
+    }
+    HWY_ALIGN int16_t parts[64];
+    hn::Store(sum, d, parts);
+    for (size_t lane = 0; lane < lanes; ++lane) below += static_cast<uint16_t>(parts[lane]);
+  }
+  for (; i < count; ++i) {
+    const auto value = static_cast<int16_t>(values[i] & kMagnitude<int16_t>);
+    if (value < low)
+      ++below;
+    else if (value <= high)
+      ++counts[value - low];
+  }
+  return below;
+}
+
+// The ones of some bytes.
+uint64_t Ones(const uint8_t* bits, size_t bytes) {
+  const hn::ScalableTag<uint64_t> d;
+  const size_t lanes = hn::Lanes(d);
+  auto sum = hn::Zero(d);
+  size_t i = 0;
+  for (; i + 8 * lanes <= bytes; i += 8 * lanes)
+    sum = hn::Add(sum,
+                  hn::PopulationCount(hn::LoadU(d, reinterpret_cast<const uint64_t*>(bits + i))));
+  uint64_t ones = hn::GetLane(hn::SumOfLanes(d, sum));
+  for (; i < bytes; ++i) ones += kPairsOfBytes.ones[bits[i]];
+  return ones;
+}
+
+// fp16 as it is stored, to fp32, of which only the magnitude counts. Highway's emulation, where
+// there is no instruction, makes numbers of what is none; here that becomes infinite.
+template <class D>
+HWY_INLINE hn::Vec<D> Widen(D d, const uint16_t* from) {
+  const hn::Rebind<uint16_t, D> d16;
+#if HWY_TARGET <= HWY_AVX2 || HWY_ARCH_ARM
+  const hn::Rebind<hwy::float16_t, D> dh;
+  return hn::PromoteTo(d, hn::BitCast(dh, hn::LoadU(d16, from)));
+#else
+  const hn::Rebind<uint32_t, D> du;
+  const auto bits = hn::PromoteTo(du, hn::LoadU(d16, from));
+  const auto moved = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x7fff)));
+  const auto finite = hn::Lt(hn::BitCast(d, moved), hn::Set(d, 0x1p-96f));
+  return hn::IfThenElse(finite, hn::Mul(hn::BitCast(d, moved), hn::Set(d, 0x1p112f)),
+                        hn::Set(d, std::numeric_limits<float>::infinity()));
+#endif
+}
+
+// Adds the squares of up to kPart values to sums[0 .. kPlaces), and those of the values that go, by
+// the mask, to sums[kPlaces ..). The count is a multiple of kPlaces.
+void AddSquaresOfPart(const uint16_t* values, size_t count, const uint8_t* bits, double* sums) {
+  const hn::CappedTag<uint16_t, kPlaces> d16;
+  const hn::CappedTag<float, kPlaces> d;
+  const size_t lanes16 = hn::Lanes(d16), lanes = hn::Lanes(d);
+  HWY_ALIGN uint16_t left[kPart];  // 0 where a value stays
+  for (size_t i = 0; i < count; i += lanes16) {
+    uint8_t bytes[8] = {};
+    if (lanes16 < 8)
+      bytes[0] = static_cast<uint8_t>(bits[i / 8] >> (i % 8));
+    else
+      std::memcpy(bytes, bits + i / 8, lanes16 / 8);
+    const auto stays = hn::LoadMaskBits(d16, bytes);
+    hn::Store(hn::IfThenZeroElse(stays, hn::LoadU(d16, values + i)), d16, left + i);
+  }
+  // Squares of fp16 are exact in fp32, and the sums are short.
+  HWY_ALIGN float all[kPlaces];
+  HWY_ALIGN float gone[kPlaces];
+  for (size_t at = 0; at < kPlaces; at += lanes) {
+    auto sum = hn::Zero(d), sum_gone = hn::Zero(d);
+    for (size_t i = at; i < count; i += kPlaces) {
+      const auto value = Widen(d, values + i), other = Widen(d, left + i);
+      sum = hn::Add(sum, hn::Mul(value, value));
+      sum_gone = hn::Add(sum_gone, hn::Mul(other, other));
+    }
+    hn::Store(sum, d, all + at);
+    hn::Store(sum_gone, d, gone + at);
+  }
+  for (size_t i = 0; i < kPlaces; ++i) {
+    sums[i] += static_cast<double>(all[i]);
+    sums[kPlaces + i] += static_cast<double>(gone[i]);
+  }
+}
+void AddSquaresOfPart(const float* values, size_t count, const uint8_t* bits, double* sums) {
+  for (size_t i = 0; i < count; ++i) {
+    const double square = static_cast<double>(values[i]) * static_cast<double>(values[i]);
+    sums[i % kPlaces] += square;
+    if (((bits[i / 8] >> (i % 8)) & 1) == 0) sums[kPlaces + i % kPlaces] += square;
+  }
+}
+
+template <typename T>
+void SquaresOf(const T* values, size_t count, const uint8_t* bits, double* all, double* gone) {
+  HWY_ALIGN double sums[2 * kPlaces] = {};
+  const size_t whole = count / kPlaces * kPlaces;
+  for (size_t i = 0; i < whole; i += kPart)
+    AddSquaresOfPart(values + i, std::min(kPart, whole - i), bits + i / 8, sums);
+  if (whole < count) {
+    T padded[kPlaces] = {};
+    uint8_t padded_bits[kPlaces / 8] = {};
+    std::memcpy(padded, values + whole, (count - whole) * sizeof(T));
+    std::memcpy(padded_bits, bits + whole / 8, (count - whole + 7) / 8);
+    AddSquaresOfPart(padded, kPlaces, padded_bits, sums);
+  }
+  for (size_t half = kPlaces / 2; half > 0; half /= 2)
+    for (size_t i = 0; i < half; ++i) {
+      sums[i] += sums[i + half];
+      sums[kPlaces + i] += sums[kPlaces + i + half];
+    }
+  *all = sums[0];
+  *gone = sums[kPlaces];
+}
+void SquaresOf16(const uint16_t* values, size_t count, const uint8_t* bits, double* all,
+                 double* gone) {
+  SquaresOf(values, count, bits, all, gone);
+}
+void SquaresOf32(const float* values, size_t count, const uint8_t* bits, double* all,
+                 double* gone) {
+  SquaresOf(values, count, bits, all, gone);
 }
 
 // `tile` has m rows, `stride` apart, of 64 * words columns. In each column the n values of least
@@ -251,6 +465,24 @@ HWY_INLINE size_t CompressWord(const T* from, uint64_t word, T* to) {
   return taken;
 }
 
+// Where compressing is not an instruction, eight fp16 at a time are one shuffle.
+#if HWY_TARGET > HWY_AVX3 && HWY_TARGET != HWY_SCALAR
+template <>
+HWY_INLINE size_t CompressWord<uint16_t>(const uint16_t* from, uint64_t word, uint16_t* to) {
+  const hn::FixedTag<uint16_t, 8> d;
+  const hn::FixedTag<uint8_t, 16> d8;
+  size_t taken = 0;
+  for (size_t i = 0; i < 8; ++i) {
+    const size_t part = (word >> (8 * i)) & 0xff;
+    const auto places = hn::Load(d8, kPairsOfBytes.places[part].data());
+    const auto values = hn::BitCast(d8, hn::LoadU(d, from + 8 * i));
+    hn::StoreU(hn::BitCast(d, hn::TableLookupBytes(values, places)), d, to + taken);
+    taken += kPairsOfBytes.ones[part];
+  }
+  return taken;
+}
+#endif
+
 // Highway does not compress bytes. Eight at a time a shuffle does it.
 template <>
 HWY_INLINE size_t CompressWord<uint8_t>(const uint8_t* from, uint64_t word, uint8_t* to) {
@@ -314,6 +546,12 @@ namespace cmlc::numeric {
 
 HWY_EXPORT(MaskAbove16);
 HWY_EXPORT(MaskAbove32);
+HWY_EXPORT(MaskCut16);
+HWY_EXPORT(MaskCut32);
+HWY_EXPORT(CountBetween);
+HWY_EXPORT(Ones);
+HWY_EXPORT(SquaresOf16);
+HWY_EXPORT(SquaresOf32);
 HWY_EXPORT(KeepInColumns16);
 HWY_EXPORT(KeepInColumns32);
 HWY_EXPORT(KeepInGroups16);
@@ -354,6 +592,16 @@ void MaskAbove(std::span<const float> values, int32_t limit, uint8_t* bits) {
   HWY_DYNAMIC_DISPATCH(MaskAbove32)
   (reinterpret_cast<const int32_t*>(values.data()), values.size(), limit, bits);
 }
+// Of the values whose magnitude is `limit` all but the first `ties` stay.
+void MaskCut(std::span<const uint16_t> values, int32_t limit, uint64_t ties, uint8_t* bits) {
+  HWY_DYNAMIC_DISPATCH(MaskCut16)
+  (reinterpret_cast<const int16_t*>(values.data()), values.size(), static_cast<int16_t>(limit),
+   ties, bits);
+}
+void MaskCut(std::span<const float> values, int32_t limit, uint64_t ties, uint8_t* bits) {
+  HWY_DYNAMIC_DISPATCH(MaskCut32)
+  (reinterpret_cast<const int32_t*>(values.data()), values.size(), limit, ties, bits);
+}
 void KeepInColumns(const uint16_t* tile, size_t stride, size_t words, size_t n, size_t m,
                    uint64_t* keep) {
   HWY_DYNAMIC_DISPATCH(KeepInColumns16)
@@ -374,14 +622,7 @@ void KeepInGroups(const float* values, size_t words, size_t n, size_t m, uint64_
 }
 
 uint64_t CountOnes(const uint8_t* bits, size_t bytes) {
-  uint64_t ones = 0;
-  for (; bytes >= 8; bytes -= 8, bits += 8) {
-    uint64_t word = 0;
-    std::memcpy(&word, bits, 8);
-    ones += static_cast<uint64_t>(std::popcount(word));
-  }
-  for (; bytes > 0; --bytes, ++bits) ones += static_cast<uint64_t>(std::popcount(*bits));
-  return ones;
+  return HWY_DYNAMIC_DISPATCH(Ones)(bits, bytes);
 }
 
 Mask AllGo(uint64_t count) {
@@ -453,6 +694,8 @@ struct Cut {
   uint32_t magnitude = 0;
   uint64_t ties = 0;
   uint64_t equal = 0;
+  // For each piece of the source its first value and how many of the `equal` it has, if known.
+  std::vector<std::pair<uint64_t, uint64_t>> in_pieces = {};
 };
 
 // Counts of a digit of magnitudes. 64-bit, since a tensor may have more than 2^32 equal values.
@@ -468,7 +711,7 @@ class DigitCounts {
   Cut FindCut(uint64_t remove) const {
     uint32_t digit = 0;
     while (counts_[digit] < remove) remove -= counts_[digit++];
-    return {digit, remove, counts_[digit]};
+    return {.magnitude = digit, .ties = remove, .equal = counts_[digit]};
   }
 
  private:
@@ -491,8 +734,76 @@ Result<DigitCounts> CountDigits(const ValueSource<T>& source, ThreadPool& pool, 
   return total;
 }
 
+// Counts in a bracket of few magnitudes, which some of the values say the cut lies in: most values
+// then cost two comparisons in a vector. Nothing if it does not lie there.
+Result<std::optional<Cut>> FindCutBetween(const ValueSource<uint16_t>& source, uint64_t remove,
+                                          ThreadPool& pool) {
+  // Every so many values a run of them is looked at, of up to three pieces.
+  constexpr size_t kRun = 1024;
+  constexpr size_t kEvery = 16 * kRun;
+  // The share of all values on either side of the cut that should be in the bracket.
+  constexpr double kMargin = 0.006;
+  std::vector<uint32_t> patterns(kHalfPatterns, 0);
+  std::set<size_t> looked_at;
+  for (const size_t piece : {size_t{0}, source.pieces() / 2, source.pieces() - 1})
+    if (looked_at.insert(piece).second)
+      // If it cannot be read, counting will say so, for the first piece of which that is true.
+      static_cast<void>(source.Visit(piece, [&](uint64_t, std::span<const uint16_t> values) {
+        for (size_t i = 0; i < values.size(); i += kEvery)
+          CountHalves(values.subspan(i, std::min(kRun, values.size() - i)), patterns.data());
+      }));
+  constexpr size_t kMagnitudes = kHalfPatterns / 2;
+  uint64_t seen = 0;
+  for (size_t i = 0; i < kMagnitudes; ++i) seen += patterns[i] += patterns[i + kMagnitudes];
+  const auto at = [&](double share) {
+    return static_cast<uint64_t>(std::max(share, 0.0) * static_cast<double>(seen));
+  };
+  const double share = static_cast<double>(remove) / static_cast<double>(source.count());
+  const uint64_t lowest = at(share - kMargin), highest = at(share + kMargin);
+  size_t low = 0;
+  uint64_t below = 0;
+  for (; low < kMagnitudes - 2 && below + patterns[low] <= lowest; ++low) below += patterns[low];
+  size_t high = low;
+  for (; high < kMagnitudes - 2 && below <= highest; ++high) below += patterns[high];
+
+  struct Piece {
+    uint64_t first = 0;
+    uint64_t below = 0;
+    std::vector<uint32_t> counts;
+  };
+  std::vector<Piece> pieces(source.pieces());
+  CMLC_RETURN_IF_ERROR(VisitAll(
+      source, pool, [&](size_t piece, size_t, uint64_t first, std::span<const uint16_t> values) {
+        CMLC_CHECK(values.size() <= std::numeric_limits<uint32_t>::max());
+        Piece& counted = pieces[piece];
+        counted.first = first;
+        counted.counts.resize(high - low + 1, 0);
+        counted.below = HWY_DYNAMIC_DISPATCH(CountBetween)(
+            reinterpret_cast<const int16_t*>(values.data()), values.size(),
+            static_cast<int16_t>(low), static_cast<int16_t>(high), counted.counts.data());
+      }));
+  uint64_t less = 0;
+  DigitCounts total(high - low + 1);
+  uint64_t between = 0;
+  for (const Piece& piece : pieces) {
+    less += piece.below;
+    for (size_t i = 0; i < piece.counts.size(); ++i) {
+      total.counts()[i] += piece.counts[i];
+      between += piece.counts[i];
+    }
+  }
+  if (remove <= less || remove > less + between) return std::optional<Cut>();
+  Cut cut = total.FindCut(remove - less);
+  for (const Piece& piece : pieces)
+    cut.in_pieces.emplace_back(piece.first, piece.counts[cut.magnitude]);
+  cut.magnitude += static_cast<uint32_t>(low);
+  return std::optional<Cut>(std::move(cut));
+}
+
 Result<Cut> FindCut(const ValueSource<uint16_t>& source, uint64_t remove, ThreadPool& pool) {
   constexpr size_t kMagnitudes = kHalfPatterns / 2;
+  CMLC_ASSIGN_OR_RETURN(std::optional<Cut> between, FindCutBetween(source, remove, pool));
+  if (between) return *std::move(between);
   // CountHalves counts to 2^32, in tables of its own.
   constexpr size_t kMost = size_t{1} << 31;
   std::vector<std::vector<uint32_t>> patterns(static_cast<size_t>(pool.threads()));
@@ -553,7 +864,7 @@ Result<Cut> SelectCut(const ValueSource<T>& source, uint64_t remove) {
   CMLC_CHECK(magnitudes.size() == source.count());
   const auto last = magnitudes.begin() + static_cast<std::ptrdiff_t>(remove - 1);
   std::nth_element(magnitudes.begin(), last, magnitudes.end());
-  Cut cut{*last, remove, 0};
+  Cut cut{.magnitude = *last, .ties = remove, .equal = 0};
   for (const uint32_t magnitude : magnitudes) {
     if (magnitude < cut.magnitude) --cut.ties;
     if (magnitude == cut.magnitude) ++cut.equal;
@@ -561,62 +872,36 @@ Result<Cut> SelectCut(const ValueSource<T>& source, uint64_t remove) {
   return cut;
 }
 
-// Removes the first `ties` of the values of this magnitude from the mask of a piece, which has them
-// all.
 template <typename T>
-void RemoveTies(std::span<const T> values, uint32_t magnitude, uint64_t ties, uint8_t* bits) {
-  std::array<uint8_t, kChunk / 8> without;
-  for (size_t i = 0; i < values.size() && ties > 0; i += kChunk, bits += kChunk / 8) {
-    const std::span<const T> chunk = values.subspan(i, std::min(kChunk, values.size() - i));
-    const size_t bytes = (chunk.size() + 7) / 8;
-    MaskAbove(chunk, static_cast<int32_t>(magnitude), without.data());
-    const uint64_t equal = CountOnes(bits, bytes) - CountOnes(without.data(), bytes);
-    if (equal <= ties) {
-      std::memcpy(bits, without.data(), bytes);
-      ties -= equal;
-      continue;
-    }
-    for (size_t j = 0; ties > 0; ++j) {
-      if (MagnitudeOf(chunk[j]) != magnitude) continue;
-      bits[j / 8] = static_cast<uint8_t>(bits[j / 8] & ~(1u << (j % 8)));
-      --ties;
-    }
-  }
-}
-
-template <typename T>
-Result<Mask> BySparsity(const ValueSource<T>& source, uint64_t remove, ThreadPool& pool) {
+Result<Mask> BySparsity(const ValueSource<T>& source, uint64_t remove, bool zeros_go,
+                        ThreadPool& pool) {
   const uint64_t count = source.count();
-  if (remove == 0) return AllStay(count);
+  if (remove == 0) return zeros_go ? MaskAllAbove(source, 0, pool) : AllStay(count);
   if (remove >= count) return AllGo(count);
-  CMLC_ASSIGN_OR_RETURN(const Cut cut, count <= kSelected ? SelectCut(source, remove)
-                                                          : FindCut(source, remove, pool));
+  CMLC_ASSIGN_OR_RETURN(
+      Cut cut, count <= kSelected ? SelectCut(source, remove) : FindCut(source, remove, pool));
   const auto limit = static_cast<int32_t>(cut.magnitude);
-  if (cut.ties == cut.equal) return MaskAllAbove(source, limit, pool);
+  if (cut.ties == cut.equal || (zeros_go && limit == 0)) return MaskAllAbove(source, limit, pool);
 
-  // Values of the last magnitude stay at first.
   struct Piece {
     uint64_t first = 0;
     uint64_t equal = 0;
     uint64_t ties = 0;  // of them go
   };
   std::vector<Piece> pieces(source.pieces());
-  Mask mask = AllGo(count);
-  CMLC_RETURN_IF_ERROR(
-      VisitAll(source, pool, [&](size_t piece, size_t, uint64_t first, std::span<const T> values) {
-        uint8_t* bits = mask.bits.data() + first / 8;
-        std::array<uint8_t, kChunk / 8> without;
-        uint64_t equal = 0;
-        for (size_t i = 0; i < values.size(); i += kChunk, bits += kChunk / 8) {
-          const std::span<const T> chunk = values.subspan(i, std::min(kChunk, values.size() - i));
-          const size_t bytes = (chunk.size() + 7) / 8;
-          MaskAbove(chunk, limit - 1, bits);
-          MaskAbove(chunk, limit, without.data());
-          equal += CountOnes(bits, bytes) - CountOnes(without.data(), bytes);
-        }
-        pieces[piece] = {first, equal, 0};
-      }));
-
+  if (pieces.size() == 1) {
+    pieces[0].equal = cut.equal;
+  } else if (!cut.in_pieces.empty()) {
+    for (size_t i = 0; i < pieces.size(); ++i)
+      pieces[i] = {.first = cut.in_pieces[i].first, .equal = cut.in_pieces[i].second};
+  } else {
+    CMLC_RETURN_IF_ERROR(VisitAll(
+        source, pool, [&](size_t piece, size_t, uint64_t first, std::span<const T> values) {
+          pieces[piece].first = first;
+          for (const T value : values)
+            if (MagnitudeOf(value) == cut.magnitude) ++pieces[piece].equal;
+        }));
+  }
   std::vector<Piece*> in_order;
   in_order.reserve(pieces.size());
   for (Piece& piece : pieces) in_order.push_back(&piece);
@@ -627,10 +912,10 @@ Result<Mask> BySparsity(const ValueSource<T>& source, uint64_t remove, ThreadPoo
     piece->ties = std::min(left, piece->equal);
     left -= piece->ties;
   }
-  CMLC_RETURN_IF_ERROR(VisitSome(
-      source, pool, [&](size_t piece) { return pieces[piece].ties > 0; },
-      [&](size_t piece, size_t, uint64_t first, std::span<const T> values) {
-        RemoveTies(values, cut.magnitude, pieces[piece].ties, mask.bits.data() + first / 8);
+  Mask mask = AllGo(count);
+  CMLC_RETURN_IF_ERROR(
+      VisitAll(source, pool, [&](size_t piece, size_t, uint64_t first, std::span<const T> values) {
+        MaskCut(values, limit, pieces[piece].ties, mask.bits.data() + first / 8);
       }));
   return mask;
 }
@@ -1188,12 +1473,13 @@ Result<Mask> MaskByThreshold(const ValueSource<float>& source, float threshold, 
   return MaskAllAbove(source, static_cast<int32_t>(MagnitudeOf(threshold)), pool);
 }
 
-Result<Mask> MaskBySparsity(const ValueSource<uint16_t>& source, uint64_t remove,
+Result<Mask> MaskBySparsity(const ValueSource<uint16_t>& source, uint64_t remove, bool zeros_go,
                             ThreadPool& pool) {
-  return BySparsity(source, remove, pool);
+  return BySparsity(source, remove, zeros_go, pool);
 }
-Result<Mask> MaskBySparsity(const ValueSource<float>& source, uint64_t remove, ThreadPool& pool) {
-  return BySparsity(source, remove, pool);
+Result<Mask> MaskBySparsity(const ValueSource<float>& source, uint64_t remove, bool zeros_go,
+                            ThreadPool& pool) {
+  return BySparsity(source, remove, zeros_go, pool);
 }
 
 Status ClearZeros(const ValueSource<uint16_t>& source, Mask& mask, ThreadPool& pool) {
@@ -1229,6 +1515,19 @@ size_t CompressKept(std::span<const uint16_t> values, const uint8_t* mask_bits, 
 }
 size_t CompressKept(std::span<const float> values, const uint8_t* mask_bits, float* out) {
   return HWY_DYNAMIC_DISPATCH(Compress32)(values.data(), values.size(), mask_bits, out);
+}
+
+PrunedSquares SquaresOfPruned(std::span<const uint16_t> values, const uint8_t* mask_bits) {
+  PrunedSquares squares;
+  HWY_DYNAMIC_DISPATCH(SquaresOf16)
+  (values.data(), values.size(), mask_bits, &squares.all, &squares.gone);
+  return squares;
+}
+PrunedSquares SquaresOfPruned(std::span<const float> values, const uint8_t* mask_bits) {
+  PrunedSquares squares;
+  HWY_DYNAMIC_DISPATCH(SquaresOf32)
+  (values.data(), values.size(), mask_bits, &squares.all, &squares.gone);
+  return squares;
 }
 
 MaskIndex::MaskIndex(const Mask& mask) : mask_(mask), before_{0} {

@@ -3,7 +3,8 @@
 // A mask has one bit for each value. It is all that is held of a tensor, however large: values are
 // read a piece or a band of rows at a time, twice or more where what goes depends on all of them.
 // Magnitudes are compared as integers (the bit pattern without its sign), which order finite values
-// like their absolute values; both zeros are the least. Values must be finite.
+// like their absolute values; both zeros are the least. Values must be finite where squares decide;
+// elsewhere infinities, and above them what is no number, are the greatest magnitudes.
 //
 // What a mask says depends neither on the processor's vectors nor on threads, pieces and bands.
 #ifndef CMLC_NUMERIC_PRUNE_H_
@@ -75,9 +76,12 @@ Result<Mask> MaskByThreshold(const ValueSource<uint16_t>& source, float threshol
 Result<Mask> MaskByThreshold(const ValueSource<float>& source, float threshold, ThreadPool& pool);
 
 // The `remove` values of least magnitude go, of equal ones those that come first in the tensor:
-// exactly so many (coremltools removes all ties at its percentile), or all if they are fewer.
-Result<Mask> MaskBySparsity(const ValueSource<uint16_t>& source, uint64_t remove, ThreadPool& pool);
-Result<Mask> MaskBySparsity(const ValueSource<float>& source, uint64_t remove, ThreadPool& pool);
+// exactly so many (coremltools removes all ties at its percentile), or all if they are fewer. With
+// `zeros_go` no zero stays, even if that makes more.
+Result<Mask> MaskBySparsity(const ValueSource<uint16_t>& source, uint64_t remove, bool zeros_go,
+                            ThreadPool& pool);
+Result<Mask> MaskBySparsity(const ValueSource<float>& source, uint64_t remove, bool zeros_go,
+                            ThreadPool& pool);
 
 // Zeros go, too: what stays according to `mask` and is not zero. `mask` is of this source.
 Status ClearZeros(const ValueSource<uint16_t>& source, Mask& mask, ThreadPool& pool);
@@ -116,6 +120,15 @@ Result<Mask> MaskByNm(const RangeReader<float>& reader, const AxisLayout& layout
 size_t CompressKept(std::span<const uint8_t> values, const uint8_t* mask_bits, uint8_t* out);
 size_t CompressKept(std::span<const uint16_t> values, const uint8_t* mask_bits, uint16_t* out);
 size_t CompressKept(std::span<const float> values, const uint8_t* mask_bits, float* out);
+
+// Sums of squares: of all values, and of those that go. The bits are those of CompressKept. That of
+// all values is infinite or not a number if, and only if, a value is.
+struct PrunedSquares {
+  double all = 0;
+  double gone = 0;
+};
+PrunedSquares SquaresOfPruned(std::span<const uint16_t> values, const uint8_t* mask_bits);
+PrunedSquares SquaresOfPruned(std::span<const float> values, const uint8_t* mask_bits);
 
 // Finds places among the values that stay, so that they can be written from anywhere on. Takes a
 // 1024th of the mask's memory. The mask must outlive it and not change.

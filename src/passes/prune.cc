@@ -19,7 +19,6 @@
 #include "base/check.h"
 #include "cmlc/pass.h"
 #include "ir/encoding.h"
-#include "numeric/convert.h"
 #include "numeric/lut.h"
 #include "passes/coding.h"
 
@@ -28,15 +27,6 @@ namespace {
 
 constexpr int32_t kSpecIos16 = 7;
 constexpr int32_t kSpecIos18 = 9;
-
-template <typename T>
-void Widen(std::span<const T> values, std::vector<float>& floats) {
-  floats.resize(values.size());
-  if constexpr (std::is_same_v<T, uint16_t>)
-    numeric::HalvesToFloats(values.data(), values.size(), floats.data());
-  else
-    std::copy(values.begin(), values.end(), floats.begin());
-}
 
 class Prune final : public WeightPass {
  public:
@@ -171,7 +161,7 @@ Result<numeric::Mask> Prune::MakeMask(const Weight& weight, ThreadPool& pool) co
   const auto count = static_cast<double>(weight.element_count);
   if (!structured())
     return numeric::MaskBySparsity(
-        source, static_cast<uint64_t>(std::llround(*target_sparsity_ * count)), pool);
+        source, static_cast<uint64_t>(std::llround(*target_sparsity_ * count)), true, pool);
   const size_t axis = Axis(weight);
   numeric::AxisLayout layout;
   for (size_t d = 0; d < weight.shape.size(); ++d)
@@ -186,6 +176,28 @@ Result<numeric::Mask> Prune::MakeMask(const Weight& weight, ThreadPool& pool) co
                            static_cast<uint64_t>(n_m_ratio_[1]), pool);
 }
 
+// Why a weight is left alone that holds something that is no number.
+template <typename T>
+Result<std::optional<Skipped>> NotFinite(const WeightSource<T>& source, ThreadPool& pool) {
+  std::mutex mutex;
+  Status status;
+  std::optional<uint64_t> not_finite;
+  pool.For(source.pieces(), [&](size_t piece, int) {
+    const Status step = source.Visit(piece, [&](uint64_t first, std::span<const T> values) {
+      const size_t bad = numeric::FirstNotFinite(values);
+      if (bad == values.size()) return;
+      const std::lock_guard lock(mutex);
+      not_finite = std::min(not_finite.value_or(UINT64_MAX), first + bad);
+    });
+    const std::lock_guard lock(mutex);
+    if (!step.ok() && status.ok()) status = step;
+  });
+  CMLC_RETURN_IF_ERROR(status);
+  if (!not_finite) return std::optional<Skipped>();
+  return std::optional<Skipped>(
+      Skipped{"not finite", fmt::format("element {} is infinite or not a number", *not_finite)});
+}
+
 // The values that are there, as they are.
 template <typename T>
 TensorSource KeptValues(const Weight& weight, const std::shared_ptr<const Kept>& kept) {
@@ -198,17 +210,24 @@ TensorSource KeptValues(const Weight& weight, const std::shared_ptr<const Kept>&
     const uint64_t end = kept->index.PositionOf(first + count - 1) + 1;
     auto skip = static_cast<size_t>(first - kept->index.OnesBefore(start));
     size_t written = 0;
-    std::vector<T> there(kStepValues);
+    std::vector<T> there;
     for (uint64_t at = start; at < end; at += kStepValues) {
       const auto step = static_cast<size_t>(std::min<uint64_t>(kStepValues, end - at));
       CMLC_ASSIGN_OR_RETURN(const TensorView view, weight.View(at * sizeof(T), step * sizeof(T)));
-      const size_t found = numeric::CompressKept(
-          std::span<const T>(reinterpret_cast<const T*>(view.bytes().data()), step),
-          kept->mask.bits.data() + at / 8, there.data());
+      const std::span<const T> values(reinterpret_cast<const T*>(view.bytes().data()), step);
+      const uint8_t* bits = kept->mask.bits.data() + at / 8;
+      T* to = reinterpret_cast<T*>(out.data()) + written;
+      if (skip == 0 && count - written >= step) {
+        written += numeric::CompressKept(values, bits, to);
+        continue;
+      }
+      // Near the ends it would write more than there is room for.
+      there.resize(kStepValues);
+      const size_t found = numeric::CompressKept(values, bits, there.data());
       const size_t from = std::min(skip, found);
       skip -= from;
       const size_t some = std::min(found - from, count - written);
-      std::memcpy(out.data() + written * sizeof(T), there.data() + from, some * sizeof(T));
+      std::memcpy(to, there.data() + from, some * sizeof(T));
       written += some;
     }
     CMLC_CHECK(written == count);
@@ -220,28 +239,39 @@ TensorSource KeptValues(const Weight& weight, const std::shared_ptr<const Kept>&
 template <typename T>
 Result<Outcome> Prune::ReplaceAs(const Weight& weight, const PassContext& context) const {
   const WeightSource<T> source(weight, 0, weight.element_count);
-  // Magnitudes of values that are not finite mean nothing.
+  // Norms of values that are not finite mean nothing. Where magnitudes decide, the sums below say
+  // whether there are any.
+  if (structured()) {
+    CMLC_ASSIGN_OR_RETURN(const std::optional<Skipped> skipped, NotFinite(source, context.pool));
+    if (skipped) return Outcome(*skipped);
+  }
+  CMLC_ASSIGN_OR_RETURN(numeric::Mask mask, MakeMask<T>(weight, context.pool));
+  if (structured()) CMLC_RETURN_IF_ERROR(numeric::ClearZeros(source, mask, context.pool));
+  const auto kept = std::make_shared<const Kept>(std::move(mask));
+  // What goes is the error.
   std::mutex mutex;
   Status status;
-  std::optional<uint64_t> not_finite;
+  std::vector<Quality> pieces(source.pieces());
   context.pool.For(source.pieces(), [&](size_t piece, int) {
     const Status step = source.Visit(piece, [&](uint64_t first, std::span<const T> values) {
-      const size_t bad = numeric::FirstNotFinite(values);
-      if (bad == values.size()) return;
-      const std::lock_guard lock(mutex);
-      not_finite = std::min(not_finite.value_or(UINT64_MAX), first + bad);
+      const numeric::PrunedSquares squares =
+          numeric::SquaresOfPruned(values, kept->mask.bits.data() + first / 8);
+      pieces[piece] = {.signal = squares.all, .noise = squares.gone};
     });
     const std::lock_guard lock(mutex);
     if (!step.ok() && status.ok()) status = step;
   });
   CMLC_RETURN_IF_ERROR(status);
-  if (not_finite)
-    return Outcome(
-        Skipped{"not finite", fmt::format("element {} is infinite or not a number", *not_finite)});
+  Quality quality;
+  for (const Quality& piece : pieces) {
+    quality.signal += piece.signal;
+    quality.noise += piece.noise;
+  }
+  if (!std::isfinite(quality.signal)) {
+    CMLC_ASSIGN_OR_RETURN(const std::optional<Skipped> skipped, NotFinite(source, context.pool));
+    if (skipped) return Outcome(*skipped);
+  }
 
-  CMLC_ASSIGN_OR_RETURN(numeric::Mask mask, MakeMask<T>(weight, context.pool));
-  CMLC_RETURN_IF_ERROR(numeric::ClearZeros(source, mask, context.pool));
-  const auto kept = std::make_shared<const Kept>(std::move(mask));
   const uint64_t there = kept->index.ones();
   const auto count = static_cast<double>(weight.element_count);
   const double sparsity = 1 - static_cast<double>(there) / count;
@@ -257,32 +287,6 @@ Result<Outcome> Prune::ReplaceAs(const Weight& weight, const PassContext& contex
     return Outcome(Skipped{"smaller without a mask",
                            fmt::format("{:.2f} % would be zero: {} bytes with a mask, {} without",
                                        100 * sparsity, sparse, dense)});
-
-  // What goes is the error.
-  std::vector<Quality> pieces(source.pieces());
-  context.pool.For(source.pieces(), [&](size_t piece, int) {
-    const Status step = source.Visit(piece, [&](uint64_t first, std::span<const T> values) {
-      std::vector<float> floats;
-      std::vector<uint8_t> gone(kStepValues / 8);
-      for (size_t i = 0; i < values.size(); i += kStepValues) {
-        Widen(values.subspan(i, std::min(kStepValues, values.size() - i)), floats);
-        pieces[piece].signal += numeric::SumOfSquares(floats);
-        const uint8_t* bits = kept->mask.bits.data() + (first + i) / 8;
-        for (size_t b = 0; b < (floats.size() + 7) / 8; ++b)
-          gone[b] = static_cast<uint8_t>(~bits[b]);
-        floats.resize(numeric::CompressKept(floats, gone.data(), floats.data()));
-        pieces[piece].noise += numeric::SumOfSquares(floats);
-      }
-    });
-    const std::lock_guard lock(mutex);
-    if (!step.ok() && status.ok()) status = step;
-  });
-  CMLC_RETURN_IF_ERROR(status);
-  Quality quality;
-  for (const Quality& piece : pieces) {
-    quality.signal += piece.signal;
-    quality.noise += piece.noise;
-  }
 
   Encoding encoding;
   if (weight.compressed) encoding = *weight.encoding;

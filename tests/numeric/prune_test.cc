@@ -24,17 +24,16 @@
 namespace cmlc::numeric {
 namespace {
 
+void Choose(int64_t targets) {
+  hwy::SetSupportedTargetsForTest(targets);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
 // Every instruction set of this processor that code was generated for.
 class PruneMasks : public testing::TestWithParam<int64_t> {
  protected:
   void SetUp() override { Choose(GetParam()); }
   void TearDown() override { Choose(0); }
-
- private:
-  static void Choose(int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
 };
 
 INSTANTIATE_TEST_SUITE_P(, PruneMasks, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
@@ -266,7 +265,7 @@ Bools SparsityReference(const std::vector<T>& values, size_t remove) {
 template <typename T>
 void ExpectSparsity(const std::vector<T>& values, size_t remove, size_t piece, int threads) {
   ThreadPool pool(threads);
-  const Result<Mask> mask = MaskBySparsity(PieceSource<T>(values, piece), remove, pool);
+  const Result<Mask> mask = MaskBySparsity(PieceSource<T>(values, piece), remove, false, pool);
   EXPECT_EQ(Stays(mask), SparsityReference(values, remove))
       << remove << " of " << values.size() << ", pieces of " << piece << ", threads " << threads;
 }
@@ -290,7 +289,7 @@ TEST_P(PruneMasks, BySparsityRemovesTheLeastFloats) { ExpectSparsities<float>();
 TEST(PruneSparsity, RemovesNoMoreThanThereAre) {
   ThreadPool pool(1);
   const std::vector<float> values = {1, 2, 3};
-  EXPECT_EQ(Stays(MaskBySparsity(SpanSource<float>(values), 4, pool)), Bools(3, false));
+  EXPECT_EQ(Stays(MaskBySparsity(SpanSource<float>(values), 4, false, pool)), Bools(3, false));
 }
 
 TEST(PruneSparsity, TellsNeighbouringFloatsApart) {
@@ -305,6 +304,87 @@ TEST(PruneSparsity, DoesNotDependOnPiecesOrThreads) {
   const std::vector<uint16_t> halves = Values<uint16_t>(Kind::kFewDistinct, 50'001, 4);
   for (const size_t piece : {8u, 1000u, 4096u, 48'000u, 50'008u})
     for (const int threads : {1, 2, 3}) ExpectSparsity(halves, 17'777, piece, threads);
+}
+
+TEST_P(PruneMasks, BySparsityOfHalvesThatAFewDoNotStandFor) {
+  // Every 16384 values a run of 1024 is looked at to guess where the cut lies: here those are much
+  // larger, or much smaller, than all others, so the guess is wrong.
+  std::vector<uint16_t> values = Values<uint16_t>(Kind::kSpread, 60'000, 6);
+  for (const uint16_t odd : {FloatToHalf(1000.0f), FloatToHalf(0x1p-24f)}) {
+    for (size_t i = 0; i < values.size(); ++i)
+      if (i % 16384 < 1024) values[i] = odd;
+    for (const size_t remove : {7u, 30'000u, 59'000u}) ExpectSparsity(values, remove, 60'000, 1);
+    for (const size_t remove : {30'000u, 59'000u}) ExpectSparsity(values, remove, 16'384, 2);
+  }
+}
+
+TEST_P(PruneMasks, BySparsityLetsNoZeroStayIfAsked) {
+  ThreadPool pool(2);
+  for (const size_t length : {100u, 40'000u}) {
+    std::vector<uint16_t> halves(length);
+    std::vector<float> floats(length);
+    Bools nonzero(length);
+    for (size_t i = 0; i < length; ++i) {
+      const int kind = static_cast<int>(i % 4);
+      floats[i] = kind == 3 ? 1.0f + static_cast<float>(i) : (kind == 1 ? -0.0f : 0.0f);
+      halves[i] = static_cast<uint16_t>(kind == 3 ? 0x3c00 : (kind == 1 ? 0x8000 : 0));
+      nonzero[i] = kind == 3;
+    }
+    for (const size_t remove : {size_t{0}, length / 2, 3 * length / 4}) {
+      const PieceSource<uint16_t> from_halves(halves, 4096);
+      const PieceSource<float> from_floats(floats, 4096);
+      EXPECT_EQ(Stays(MaskBySparsity(from_halves, remove, true, pool)), nonzero) << remove;
+      EXPECT_EQ(Stays(MaskBySparsity(from_floats, remove, true, pool)), nonzero) << remove;
+    }
+  }
+}
+
+template <typename T>
+void ExpectSquares(size_t length) {
+  const std::vector<T> values = Values<T>(Kind::kSpread, length, 13);
+  std::mt19937 engine(14);
+  Bools stays;
+  double all = 0, gone = 0;
+  for (size_t i = 0; i < length; ++i) {
+    stays.push_back(engine() % 3 == 0);
+    const double square = ValueOf(values[i]) * ValueOf(values[i]);
+    all += square;
+    if (!stays.back()) gone += square;
+  }
+  const Mask mask = MaskOf(stays);
+  const PrunedSquares found = SquaresOfPruned(std::span<const T>(values), mask.bits.data());
+  EXPECT_NEAR(found.all, all, 1e-5 * all) << length;
+  EXPECT_NEAR(found.gone, gone, 1e-5 * gone) << length;
+  Choose(hwy::SupportedAndGeneratedTargets().back());
+  const PrunedSquares again = SquaresOfPruned(std::span<const T>(values), mask.bits.data());
+  EXPECT_EQ(found.all, again.all) << length;
+  EXPECT_EQ(found.gone, again.gone) << length;
+}
+
+TEST_P(PruneMasks, AddsUpSquares) {
+  for (const size_t length : {0u, 1u, 7u, 15u, 16u, 17u, 100u, 511u, 512u, 529u, 5000u}) {
+    Choose(GetParam());
+    ExpectSquares<uint16_t>(length);
+    Choose(GetParam());
+    ExpectSquares<float>(length);
+  }
+}
+
+TEST_P(PruneMasks, SquaresTellWhetherAllIsFinite) {
+  const std::vector<uint8_t> bits(8, 0xaa);
+  for (size_t at = 0; at < 40; ++at) {
+    for (const float bad : {INFINITY, -INFINITY, NAN}) {
+      std::vector<float> floats(40, 1.0f);
+      std::vector<uint16_t> halves(40, FloatToHalf(kMaxHalf));
+      floats[at] = bad;
+      EXPECT_TRUE(
+          std::isfinite(SquaresOfPruned(std::span<const uint16_t>(halves), bits.data()).all));
+      halves[at] = FloatToHalf(bad);
+      EXPECT_FALSE(std::isfinite(SquaresOfPruned(std::span<const float>(floats), bits.data()).all));
+      EXPECT_FALSE(
+          std::isfinite(SquaresOfPruned(std::span<const uint16_t>(halves), bits.data()).all));
+    }
+  }
 }
 
 TEST_P(PruneMasks, ClearsZeros) {
@@ -667,7 +747,7 @@ TYPED_TEST(PruneEither, HandsUpWhatASourceSays) {
       const Result<Mask> threshold = MaskByThreshold(source, 0.5f, pool);
       ASSERT_FALSE(threshold.ok());
       EXPECT_EQ(threshold.error().message, "piece 2");
-      const Result<Mask> sparsity = MaskBySparsity(source, 100, pool);
+      const Result<Mask> sparsity = MaskBySparsity(source, 100, false, pool);
       ASSERT_FALSE(sparsity.ok());
       EXPECT_EQ(sparsity.error().message, "piece 2");
       Mask mask = MaskOf(Bools(source.count(), true));
