@@ -124,8 +124,8 @@ struct Skipped {
 
 using Outcome = std::variant<Replacement, Skipped>;
 
-// Weights with more elements than this are worked on by all threads together, one after the other;
-// smaller ones each by one thread, several at a time.
+// Weights with more elements than this may be worked on by all threads together, one after the
+// other; smaller ones each by one thread, several at a time.
 constexpr uint64_t kLargeWeight = uint64_t{4} << 20;
 
 class WeightPass : public Pass {

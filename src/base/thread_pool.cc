@@ -22,9 +22,11 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
+bool ThreadPool::alone() const { return current_worker >= 0 || workers_.empty(); }
+
 void ThreadPool::For(size_t count, const std::function<void(size_t, int)>& body) {
   if (count == 0) return;
-  if (current_worker >= 0 || workers_.empty() || count == 1) {
+  if (alone() || count == 1) {
     const int worker = current_worker >= 0 ? current_worker : 0;
     for (size_t i = 0; i < count; ++i) body(i, worker);
     return;

@@ -21,6 +21,9 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
+  // Whether a loop that this thread would start now would run on this thread alone.
+  bool alone() const;
+
   // Calls body(index, worker) for every index below `count`, in any order, on all threads, and
   // returns when all calls have. `worker` is below threads() and never shared by two calls at a
   // time, so it can name a workspace. A loop started from inside a loop of more than one call runs

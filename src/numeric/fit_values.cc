@@ -50,6 +50,9 @@ constexpr uint64_t kSortedPerEntry = 1024;
 // squared deviations relates to that of the cluster as the cubes of the widths.)
 constexpr double kAnywhere = 1.0 / 512;
 constexpr double kAtBoundary = 1.0 / 4096;
+// Few entries have nowhere to shift to: what counts is where their boundaries are.
+constexpr size_t kFewEntries = 32;
+constexpr double kAnywhereForFew = 1.0 / 64;
 // What has been counted in cells is not counted again for less than this factor in their width.
 constexpr double kRecount = 4;
 // Cells around a boundary on either side, passes over the data, and cells of one pass.
@@ -175,7 +178,7 @@ Result<typename TypeOf<T>::Counts*> CountAll(const ValueSource<T>& source, Threa
                                              Workspace& workspace) {
   using Counts = typename TypeOf<T>::Counts;
   Counts& total = workspace.ClearedCounts(T{});
-  if (source.pieces() <= 1) {
+  if (source.pieces() <= 1 || pool.alone()) {
     CMLC_RETURN_IF_ERROR(
         VisitAll<T>(source, pool,
                     [&](size_t, int, uint64_t, std::span<const T> values) { total.Add(values); }));
@@ -313,7 +316,8 @@ void PlanCells(const std::vector<Cell>& cells, const Clustering& solution, bool 
                CellPlan& plan) {
   const std::vector<double>& centroids = solution.centroids;
   const double cluster = 3 * solution.sse / static_cast<double>(centroids.size());
-  const double anywhere = cluster * kAnywhere * kAnywhere * kAnywhere;
+  const double share = centroids.size() <= kFewEntries ? kAnywhereForFew : kAnywhere;
+  const double anywhere = cluster * share * share * share;
   const double at_boundary = cluster * kAtBoundary * kAtBoundary * kAtBoundary;
   const double recount = first ? 1 : kRecount * kRecount * kRecount;
   plan.Clear();

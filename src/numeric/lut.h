@@ -40,7 +40,8 @@ class FloatAssigner {
 
 // Sum of (values[i] - lut[codes[i]])^2. Blocks are added in a fixed order, so the result does not
 // depend on the number of threads. `lut` has an entry for every code.
-double SquaredError(std::span<const float> values, const uint8_t* codes, const float* lut);
+double SquaredError(std::span<const float> values, const uint8_t* codes,
+                    std::span<const float> lut);
 double SumOfSquares(std::span<const float> values);
 
 // Index of the first value that is infinite or not a number; `values.size()` if there is none.

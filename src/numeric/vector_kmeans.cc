@@ -2,8 +2,14 @@
 //
 // Start. Greedy k-means++ (Arthur and Vassilvitskii 2007): each further centroid is the best of a
 // few vectors drawn with a probability in proportion to the squared distance to the nearest
-// centroid so far. Several starts are refined side by side for a few rounds; then the worse half is
-// dropped, and so on, so that the luck of a single draw does not decide.
+// centroid so far.
+//
+// Escape. Lloyd's algorithm ends where some clusters share what one could hold, and others hold
+// what should be shared; no small step leads out of there. So a few centroids too many are added
+// where the error is largest, all move, and then the clusters that cost least to merge are merged
+// and all move again (breathing k-means, Fritzke 2020). What is better is kept; what is not is
+// tried again with one centroid less, until there is none to add. That finds better optima than
+// many starts do, in fewer rounds. Where vectors are few, several such chains go side by side.
 //
 // Rounds. Lloyd's algorithm with momentum: a centroid moves somewhat farther than to the mean of
 // its vectors, and goes on with most of its last move. For 256 centroids twelve such rounds reach
@@ -11,7 +17,7 @@
 // made things worse it moves just to the mean. A centroid that lost all its vectors takes a part of
 // the cluster with the largest error.
 //
-// Many vectors. The start is chosen on a coreset (Bachem, Lucic and Krause 2018), a sample in which
+// Many vectors. All of this happens on a coreset (Bachem, Lucic and Krause 2018), a sample in which
 // a vector is drawn with a probability that grows with its squared distance from the mean, and
 // weighs the less the likelier it was. A plain sample would miss the few outlying channels that
 // make most of the error, and one with a stride would see always the same channels. Then some
@@ -216,9 +222,11 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kChunkTiles = 32;
 // Up to so many vectors are fitted in memory; of more a coreset is made.
 constexpr uint64_t kMostInMemory = uint64_t{1} << 17;
-constexpr size_t kCoreset = size_t{1} << 16;
-// ... but no fewer than this many for each centroid.
-constexpr size_t kCoresetPerCentroid = 64;
+// The start is chosen on this many vectors for each centroid, within these limits; but on no fewer
+// than kLeastPerCentroid for each.
+constexpr size_t kStartPerCentroid = 512;
+constexpr size_t kLeastStart = size_t{1} << 13, kMostStart = size_t{1} << 16;
+constexpr size_t kLeastPerCentroid = 64;
 // Tables of sums that exist at a time take no more than this, unless a single one does.
 constexpr size_t kMostTableBytes = size_t{1} << 25;
 constexpr size_t kMostTables = 64;
@@ -436,6 +444,9 @@ class Descent {
   const std::vector<float>& current() const { return current_; }
   const std::vector<float>& best() const { return best_; }
   double best_error() const { return best_error_; }
+  // What was measured there, and the means of its clusters.
+  const Table& best_table() const { return *best_table_; }
+  const std::vector<double>& best_means() const { return best_means_; }
   size_t k() const { return current_.size() / dim_; }
 
   // Takes what a round measured for current(), and moves on. Returns whether it is worth going on:
@@ -451,6 +462,7 @@ class Descent {
     if (error < best_error_ || at_means_) {
       best_error_ = error;
       best_ = current_;
+      best_table_ = table;
       best_means_ = at_;
       for (size_t c = 0; c < k(); ++c)
         for (size_t j = 0; j < dim_ && table.weight(c) > 0; ++j)
@@ -537,6 +549,7 @@ class Descent {
   std::vector<float> current_;  // the same, rounded
   std::vector<float> best_;
   std::vector<double> best_means_;
+  std::optional<Table> best_table_;
   double best_error_ = std::numeric_limits<double>::infinity();
   double last_error_ = std::numeric_limits<double>::infinity();
 };
@@ -637,62 +650,149 @@ std::vector<float> Seed(const Sample& sample, size_t k, uint64_t seed, ThreadPoo
   return centroids;
 }
 
-// How many starts there are, and what becomes of them.
-struct Plan {
-  struct Stage {
-    size_t starts;  // how many take part: the best so far
-    int rounds;     // for each, at most
-  };
-  std::vector<Stage> stages;
-  double least_gain;  // where a start is at rest
-};
-
-const Plan& PlanFor(const Sample& sample, size_t k) {
-  // The number of starts falls as that of vectors grows: the more vectors, the less the optima that
-  // are found differ, and the more a round costs. On a coreset the last digits are not worth much.
-  static const Plan kFewest = {{{24, 8}, {8, 16}, {3, 200}}, 1e-6};
-  static const Plan kFew = {{{8, 5}, {3, 12}, {1, 200}}, 1e-6};
-  static const Plan kMany = {{{4, 4}, {2, 6}, {1, 60}}, 1e-5};
-  static const Plan kOfCoreset = {{{4, 4}, {1, 40}}, 3e-5};
-  if (!sample.weights.empty()) return kOfCoreset;
-  if (sample.count * k <= size_t{1} << 18) return kFewest;
-  return sample.count <= 20000 ? kFew : kMany;
+// Centroids that more are added to: `more` of them, beside those of the clusters with the largest
+// errors.
+std::vector<float> Widen(const Descent& descent, size_t dim, size_t more, Random& random) {
+  const Table& table = descent.best_table();
+  std::vector<double> errors(descent.k());
+  for (size_t c = 0; c < errors.size(); ++c) errors[c] = table.error(c);
+  std::vector<float> wider(descent.best_means().begin(), descent.best_means().end());
+  for (; more > 0; --more) {
+    const auto worst =
+        static_cast<size_t>(std::max_element(errors.begin(), errors.end()) - errors.begin());
+    if (!(errors[worst] > 0)) break;
+    const double radius =
+        std::sqrt(table.error(worst) / table.weight(worst) / static_cast<double>(dim));
+    for (size_t j = 0; j < dim; ++j)
+      wider.push_back(static_cast<float>(descent.best_means()[worst * dim + j] +
+                                         (random.Next() % 2 == 0 ? radius : -radius)));
+    errors[worst] /= 4;
+  }
+  return wider;
 }
 
-// The best centroids that the plan leads to.
-Descent FitSample(const Sample& sample, size_t k, ThreadPool& pool) {
-  const Plan& plan = PlanFor(sample, k);
-  std::vector<std::optional<Descent>> descents(plan.stages[0].starts);
-  std::vector<char> at_rest(descents.size(), 0);
-  std::vector<size_t> order(descents.size());
-  std::iota(order.begin(), order.end(), 0);
-  // A few tiles are too little work to share; then the starts are shared out instead, and the
-  // loops inside run on one thread each.
-  const bool by_start = sample.tile_count() <= 4 * kChunkTiles;
-  const auto for_each = [&](size_t count, const std::function<void(size_t)>& body) {
-    if (by_start)
-      pool.For(count, [&](size_t i, int) { body(i); });
-    else
-      for (size_t i = 0; i < count; ++i) body(i);
+// Merges clusters until `k` are left, each time the two that cost the least (Ward 1963).
+std::vector<float> Narrow(const Descent& descent, size_t dim, size_t k) {
+  const Table& table = descent.best_table();
+  std::vector<double> means = descent.best_means();
+  std::vector<double> weights(descent.k());
+  size_t count = weights.size();
+  for (size_t c = 0; c < count; ++c) weights[c] = table.weight(c);
+  const auto cost = [&](size_t a, size_t b) {
+    double distance = 0;
+    for (size_t j = 0; j < dim; ++j) {
+      const double difference = means[a * dim + j] - means[b * dim + j];
+      distance += difference * difference;
+    }
+    const double sum = weights[a] + weights[b];
+    return sum > 0 ? weights[a] * weights[b] / sum * distance : 0.0;
   };
-  bool first = true;
-  for (const Plan::Stage& stage : plan.stages) {
-    for_each(stage.starts, [&](size_t place) {
-      const size_t i = order[place];
-      if (first) descents[i].emplace(Seed(sample, k, kSeed + i, pool), sample.dim, kSeed ^ i);
-      Descent& descent = *descents[i];
-      Table table(sample.dim, descent.k());
-      for (int round = 0; round < stage.rounds && !at_rest[i]; ++round) {
-        sample.Sum(descent.current(), pool, table);
-        at_rest[i] = descent.Advance(table, plan.least_gain) ? 0 : 1;
+  // The partner of each, among those behind it, that it is merged with at the least cost.
+  struct Partner {
+    size_t cluster = 0;
+    double cost = std::numeric_limits<double>::infinity();
+  };
+  std::vector<Partner> partners(count);
+  const auto find = [&](size_t a) {
+    partners[a] = {};
+    for (size_t b = a + 1; b < count; ++b)
+      if (const double merging = cost(a, b); merging < partners[a].cost)
+        partners[a] = {.cluster = b, .cost = merging};
+  };
+  for (size_t a = 0; a < count; ++a) find(a);
+  while (count > k) {
+    size_t a = 0;
+    for (size_t c = 1; c + 1 < count; ++c)
+      if (partners[c].cost < partners[a].cost) a = c;
+    const size_t b = partners[a].cluster, last = count - 1;
+    const double sum = weights[a] + weights[b];
+    for (size_t j = 0; j < dim && sum > 0; ++j)
+      means[a * dim + j] =
+          (weights[a] * means[a * dim + j] + weights[b] * means[b * dim + j]) / sum;
+    weights[a] = sum;
+    // The last one takes the free place.
+    for (size_t j = 0; j < dim; ++j) means[b * dim + j] = means[last * dim + j];
+    weights[b] = weights[last];
+    --count;
+    for (size_t c = 0; c < count; ++c) {
+      const size_t partner = partners[c].cluster;
+      if (c == a || c == b || partner == a || partner == b || partner == last) {
+        find(c);
+        continue;
       }
-    });
-    first = false;
-    std::stable_sort(
-        order.begin(), order.begin() + static_cast<ptrdiff_t>(stage.starts),
-        [&](size_t a, size_t b) { return descents[a]->best_error() < descents[b]->best_error(); });
+      for (const size_t changed : {a, b})
+        if (changed > c && changed < count)
+          if (const double merging = cost(c, changed); merging < partners[c].cost)
+            partners[c] = {.cluster = changed, .cost = merging};
+    }
   }
-  return std::move(*descents[order[0]]);
+  return {means.begin(), means.begin() + static_cast<ptrdiff_t>(k * dim)};
+}
+
+// How much is tried. Many vectors have many optima that hardly differ; few have few that do.
+constexpr size_t kStarts = 2;  // of a chain; the better one goes on
+constexpr int kStartRounds = 4;
+constexpr int kWideRounds = 6, kNarrowRounds = 12, kFinalRounds = 200;
+constexpr double kRestingGain = 1e-5, kFinalGain = 1e-6;
+constexpr size_t kMostMore = 5;  // centroids that are added and taken away at a time
+
+size_t ChainsFor(const Sample& sample, size_t k) {
+  const size_t comparisons = sample.count * k;
+  if (comparisons <= size_t{1} << 15) return 4;
+  return comparisons <= size_t{1} << 17 ? 2 : 1;
+}
+
+// One round after the other, until the centroids are at rest or there were `rounds`; or until the
+// error would not come below `wanted` even if every round left gained as much as the last one.
+void Descend(const Sample& sample, Descent& descent, int rounds, double least_gain,
+             ThreadPool& pool, double wanted = std::numeric_limits<double>::infinity()) {
+  Table table(sample.dim, descent.k());
+  for (int left = rounds; left > 0; --left) {
+    const double before = descent.best_error();
+    sample.Sum(descent.current(), pool, table);
+    if (!descent.Advance(table, least_gain)) break;
+    const double after = descent.best_error();
+    if (std::isfinite(before) && after < before && after - left * (before - after) > wanted) break;
+  }
+}
+
+// The best centroids that are found on a sample.
+Descent FitSample(const Sample& sample, size_t k, ThreadPool& pool) {
+  std::vector<std::optional<Descent>> chains(ChainsFor(sample, k));
+  const auto run = [&](size_t chain) {
+    Random random(kSeed ^ chain);
+    std::optional<Descent> best;
+    for (size_t start = 0; start < kStarts; ++start) {
+      const uint64_t seed = kSeed + chain * kStarts + start;
+      Descent descent(Seed(sample, k, seed, pool), sample.dim, seed);
+      Descend(sample, descent, kStartRounds, kRestingGain, pool);
+      if (!best || descent.best_error() < best->best_error()) best = std::move(descent);
+    }
+    size_t more = std::clamp<size_t>(k / 2, 1, kMostMore);
+    while (more > 0 && best->k() == k && best->best_error() > 0) {
+      Descent wide(Widen(*best, sample.dim, more, random), sample.dim, random.Next());
+      Descend(sample, wide, kWideRounds, kRestingGain, pool);
+      Descent narrow(Narrow(wide, sample.dim, k), sample.dim, random.Next());
+      Descend(sample, narrow, kNarrowRounds, kRestingGain, pool, best->best_error());
+      const double error = best->best_error();
+      if (narrow.best_error() < error) best = std::move(narrow);
+      if (best->best_error() >= error * (1 - kRestingGain)) --more;
+    }
+    chains[chain] = std::move(best);
+  };
+  // A few tiles are too little work to share; then the chains are shared out instead, and the
+  // loops inside run on one thread each.
+  if (sample.tile_count() <= 4 * kChunkTiles)
+    pool.For(chains.size(), [&](size_t chain, int) { run(chain); });
+  else
+    for (size_t chain = 0; chain < chains.size(); ++chain) run(chain);
+  size_t best = 0;
+  for (size_t chain = 1; chain < chains.size(); ++chain)
+    if (chains[chain]->best_error() < chains[best]->best_error()) best = chain;
+  Descent descent = std::move(*chains[best]);
+  Descent last(std::vector<float>(descent.best()), sample.dim, kSeed);
+  Descend(sample, last, kFinalRounds, kFinalGain, pool);
+  return last;
 }
 
 // Sums over all vectors that scale and coreset need.
@@ -942,16 +1042,25 @@ Result<VectorFit> FitVectors(const VectorSource& source, size_t dim, size_t k, T
   for (const Moments& m : moments) most = std::max(most, m.most);
   const float scale = ScaleTo(kFitTarget, most);
 
+  const size_t size =
+      std::max(std::clamp(kStartPerCentroid * k, kLeastStart, kMostStart), kLeastPerCentroid * k);
   std::optional<Descent> descent;
   if (source.count() <= kMostInMemory) {
     CMLC_ASSIGN_OR_RETURN(const Sample sample, LoadAll(source, dim, scale));
-    descent.emplace(FitSample(sample, k, pool));
+    if (source.count() / 2 > size) {
+      CMLC_ASSIGN_OR_RETURN(const Sample some,
+                            DrawCoreset(source, dim, size, scale, moments, pool));
+      descent.emplace(FitSample(some, k, pool));
+      descent->StartAgain();
+      Descend(sample, *descent, kRounds, kLeastGain, pool);
+    } else {
+      descent.emplace(FitSample(sample, k, pool));
+    }
     descent->GoToMeans();
     Table table(dim, descent->k());
     sample.Sum(descent->current(), pool, table);
     descent->Advance(table, 0);
   } else {
-    const size_t size = std::max(kCoreset, kCoresetPerCentroid * k);
     {
       CMLC_ASSIGN_OR_RETURN(const Sample sample,
                             DrawCoreset(source, dim, size, scale, moments, pool));
@@ -963,10 +1072,7 @@ Result<VectorFit> FitVectors(const VectorSource& source, size_t dim, size_t k, T
       CMLC_ASSIGN_OR_RETURN(const Sample sample,
                             DrawCoreset(source, dim, kLargeCoreset * size, scale, moments, pool));
       descent->StartAgain();
-      for (int round = 0; round < kRounds; ++round) {
-        sample.Sum(descent->current(), pool, table);
-        if (!descent->Advance(table, kLeastGain)) break;
-      }
+      Descend(sample, *descent, kRounds, kLeastGain, pool);
       is_near = true;
     }
     descent->StartAgain();

@@ -69,9 +69,10 @@ struct VectorFit {
 
 // Places at most k centroids so that the sum of squared distances is small. Vectors that have at
 // most k distinct values are kept as they are: the centroids are those values, and sse is 0.
-//   source  at least one vector. Up to 131,072 vectors are read three times. More are read up to 23
-//           times, or 11 times where a large sample comes first; so a source that converts values
-//           as it goes should keep the result if there is room;
+//   source  at least one vector. Up to 131,072 vectors are read four times at most. More are read
+//   up
+//           to 23 times, or 11 times where a large sample comes first; so a source that converts
+//           values as it goes should keep the result if there is room;
 //   dim     1 .. kMostVectorDims; 2, 4 and 8 are the fast ones;
 //   k       1 .. kMostVectorCentroids.
 // Memory: about 12 * dim bytes for each of up to 262,144 vectors (of 256 k where k > 1024), and

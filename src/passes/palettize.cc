@@ -674,7 +674,7 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
       if constexpr (measure) {
         Quality& quality = (*qualities)[chunk];
         if (kept == nullptr) {
-          quality.noise += numeric::SquaredError(some, codes + i, tables->lut(block).data());
+          quality.noise += numeric::SquaredError(some, codes + i, tables->lut(block));
           quality.signal += numeric::SumOfSquares(some);
         } else {
           for (size_t k = i; k < end; ++k) {

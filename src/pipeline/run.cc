@@ -2,9 +2,10 @@
 // if the result needs it, make the replacements, put them into the graph, write the package.
 //
 // Weights go through in program order, in batches: small ones many at a time, each by one thread,
-// large ones alone and by all threads. What a batch makes is written in order before the next one
-// starts. So neither the memory that a run takes nor a byte of its result depends on the size of
-// the model or the number of threads.
+// large ones alone and by all threads, and those in between one way or the other, so that threads
+// do not wait for each other. What a batch makes is written in order before the next one starts. So
+// neither the memory that a run takes nor a byte of its result depends on the size of the model or
+// the number of threads.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <stdlib.h>
@@ -38,6 +39,10 @@ constexpr int32_t kSpecIos18 = 9;
 // What the results of a batch may take in memory, about, and how many weights may be in it.
 constexpr uint64_t kBatchBytes = 24 << 20;
 constexpr size_t kBatchWeights = 512;
+// Plain weights of up to this many elements may be in a batch with others if there are enough for
+// all threads: some steps, like k-means itself, are one thread's work, and a few pieces of a weight
+// are hard to share out evenly. Compressed weights have to be decoded first, which takes memory.
+constexpr uint64_t kMediumWeight = uint64_t{16} << 20;
 
 // A weight in a block, and what is to become of it.
 struct Site {
@@ -92,7 +97,8 @@ class Runner {
   Status Raise(Part& part, int32_t version);
   Status RunPart(Part& part, const OpsetInfo* target);
   Status Transform(Survey& survey, int32_t version);
-  void Compute(Job& job, int32_t version);
+  size_t EndOfBatch(std::span<const Job> jobs, size_t begin) const;
+  void Compute(Job& job, bool in_memory, int32_t version);
   static bool GoesToFile(const NewTensor& tensor, int32_t version);
   Result<std::vector<std::vector<Value>>> Store(std::span<Job> jobs, int32_t version);
   void Finish(Job& job, const std::vector<Value>& values, Survey& survey);
@@ -318,16 +324,44 @@ bool Runner::GoesToFile(const NewTensor& tensor, int32_t version) {
          (old_blob_type || version >= kSpecIos18);
 }
 
-// Runs the pass for a job; from any thread. Results of small weights are made here, while their
-// values are at hand, so that writing them is all that is left to do.
-void Runner::Compute(Job& job, int32_t version) {
+uint64_t InputBytes(const Job& job) {
+  const Weight& weight = job.sites.front()->found.weight;
+  return weight.element_count * static_cast<uint64_t>(BitsOf(weight.dtype)) / 8;
+}
+
+bool IsLarge(const Job& job) {
+  return job.sites.front()->found.weight.element_count > kLargeWeight;
+}
+
+// The jobs that go together start at `begin`; returns where they end.
+size_t Runner::EndOfBatch(std::span<const Job> jobs, size_t begin) const {
+  const auto needs_all_threads = [&](const Job& job) {
+    const Weight& weight = job.sites.front()->found.weight;
+    return IsLarge(job) && (pool_.threads() == 1 || job.sites.front()->found.compressed ||
+                            weight.element_count > kMediumWeight);
+  };
+  if (needs_all_threads(jobs[begin])) return begin + 1;
+  size_t end = begin;
+  for (uint64_t bytes = 0; end < jobs.size() && end - begin < kBatchWeights; ++end) {
+    bytes += InputBytes(jobs[end]);
+    if (end > begin && (needs_all_threads(jobs[end]) || bytes > 4 * kBatchBytes)) break;
+  }
+  if (end - begin >= static_cast<size_t>(pool_.threads())) return end;
+  // Too few to keep all threads busy unless those work together on what is not small.
+  for (size_t i = begin; i < end; ++i)
+    if (IsLarge(jobs[i])) return std::max(i, begin + 1);
+  return end;
+}
+
+// Runs the pass for a job; from any thread. Results that fit in memory are made here, while the
+// weight's values are at hand, so that writing them is all that is left to do.
+void Runner::Compute(Job& job, bool in_memory, int32_t version) {
   Site& site = *job.sites.front();
   Weight& weight = site.found.weight;
-  const bool small = weight.element_count <= kLargeWeight;
   const auto work = [&]() -> Status {
     TensorView resident;
     // Decompressing reads a weight once only: it need not be decoded beforehand.
-    if (small && site.choice.pass->takes() != WeightPass::Takes::kCompressed) {
+    if (in_memory && site.choice.pass->takes() != WeightPass::Takes::kCompressed) {
       const uint64_t size = weight.element_count * static_cast<uint64_t>(BitsOf(weight.dtype)) / 8;
       CMLC_ASSIGN_OR_RETURN(resident, weight.View(0, size));
       weight.resident = resident.bytes();
@@ -336,7 +370,7 @@ void Runner::Compute(Job& job, int32_t version) {
         .tensors = package_.tensors(), .pool = pool_, .specification_version = version};
     CMLC_ASSIGN_OR_RETURN(job.outcome, site.choice.pass->Replace(weight, context));
     auto* replacement = std::get_if<Replacement>(&job.outcome);
-    if (replacement == nullptr || !small) return Ok();
+    if (replacement == nullptr || !in_memory) return Ok();
     for (NewTensor& tensor : replacement->tensors) {
       const uint64_t count = *ElementCount(tensor.shape);
       if (const auto* source = std::get_if<TensorSource>(&tensor.content)) {
@@ -519,33 +553,22 @@ Status Runner::Transform(Survey& survey, int32_t version) {
     jobs.emplace_back().sites = {&site};
   }
 
-  const auto input_bytes = [](const Job& job) {
-    const Weight& weight = job.sites.front()->found.weight;
-    return weight.element_count * static_cast<uint64_t>(BitsOf(weight.dtype)) / 8;
-  };
   progress_.stage = info_.name;
   progress_.weights_total += static_cast<int64_t>(jobs.size());
-  for (const Job& job : jobs) progress_.bytes_total += input_bytes(job);
+  for (const Job& job : jobs) progress_.bytes_total += InputBytes(job);
   diagnostics_.Report(progress_);
 
   for (size_t begin = 0; begin < jobs.size();) {
-    size_t end = begin;
-    uint64_t bytes = 0;
-    while (end < jobs.size() && end - begin < kBatchWeights) {
-      const bool large = jobs[end].sites.front()->found.weight.element_count > kLargeWeight;
-      if (end > begin && (large || bytes + input_bytes(jobs[end]) > 4 * kBatchBytes)) break;
-      bytes += input_bytes(jobs[end]);
-      ++end;
-      if (large) break;
-    }
+    const size_t end = EndOfBatch(jobs, begin);
     const std::span<Job> batch(&jobs[begin], end - begin);
-    pool_.For(batch.size(), [&](size_t i, int) { Compute(batch[i], version); });
+    const bool in_memory = batch.size() > 1 || !IsLarge(batch.front());
+    pool_.For(batch.size(), [&](size_t i, int) { Compute(batch[i], in_memory, version); });
     for (const Job& job : batch)
       if (job.error) return *job.error;
     CMLC_ASSIGN_OR_RETURN(const auto values, Store(batch, version));
     for (size_t i = 0; i < batch.size(); ++i) {
       ++progress_.weights_done;
-      progress_.bytes_done += input_bytes(batch[i]);
+      progress_.bytes_done += InputBytes(batch[i]);
       Finish(batch[i], values[i], survey);
       batch[i].outcome = Skipped{};  // its tensors are written: let go of them
     }

@@ -45,6 +45,18 @@ TEST(ThreadPool, ALoopInALoopStaysOnItsWorker) {
   EXPECT_FALSE(moved);
 }
 
+TEST(ThreadPool, KnowsWhenALoopWouldStayOnItsThread) {
+  ThreadPool single(1);
+  EXPECT_TRUE(single.alone());
+  ThreadPool pool(3);
+  EXPECT_FALSE(pool.alone());
+  std::atomic<int> alone = 0;
+  pool.For(10, [&](size_t, int) { alone += pool.alone() ? 1 : 0; });
+  EXPECT_EQ(alone, 10);
+  pool.For(1, [&](size_t, int) { alone = pool.alone() ? 1 : 0; });
+  EXPECT_EQ(alone, 0);
+}
+
 TEST(ThreadPool, RunsOneLoopAfterTheOther) {
   ThreadPool pool(3);
   std::atomic<int> total = 0;

@@ -225,7 +225,6 @@ BIT = 20 * float(np.log10(2))  # what a bit more for each weight is worth, in dB
 KNOWN = (
     Known(("channel scales",), "one scale for each output channel; coremltools stores one for each "
           "input position, each with a LUT of its own", per_bit=BIT),
-    Known(("vectors of",), "k-means over vectors ends in another local optimum", 0.1),
 )  # fmt: skip
 
 

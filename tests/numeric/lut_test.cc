@@ -262,7 +262,7 @@ TEST_P(Lut, AddsUpSquares) {
       errors += error * error;
     }
     EXPECT_NEAR(SumOfSquares(values), squares, 2e-6 * squares) << length;
-    EXPECT_NEAR(SquaredError(values, codes.data(), lut.data()), errors, 2e-6 * errors) << length;
+    EXPECT_NEAR(SquaredError(values, codes.data(), lut), errors, 2e-6 * errors) << length;
   }
 }
 
@@ -275,7 +275,7 @@ TEST_P(Lut, AddsUpSquaresOfHugeValues) {
     const std::vector<uint8_t> codes(length, 0);
     const double expected = static_cast<double>(1e30f) * static_cast<double>(1e30f);
     EXPECT_NEAR(SumOfSquares(values) / expected, 1, 1e-6) << length;
-    EXPECT_NEAR(SquaredError(values, codes.data(), lut.data()) / expected, 1, 1e-6) << length;
+    EXPECT_NEAR(SquaredError(values, codes.data(), lut) / expected, 1, 1e-6) << length;
   }
 }
 

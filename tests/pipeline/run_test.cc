@@ -43,6 +43,33 @@ TEST(Run, GivesTheSameBytesWhateverTheThreads) {
   }
 }
 
+// Weights of some million elements go through beside others or with all threads on each, whatever
+// suits the number of threads: alone with one or five threads, all together with two.
+TEST(Run, GivesTheSameBytesForWeightsOfMediumSize) {
+  static_assert(2112 * 2048 > kLargeWeight);
+  TempDir dir;
+  PackageBuilder package(9);
+  BlockBuilder main = package.Function("main");
+  for (const int i : {1, 2, 3}) {
+    const std::string name = "w" + std::to_string(i);
+    const Shape shape = i == 2 ? Shape{40, 100} : Shape{2112, 2048};
+    const auto values = StudentT(*ElementCount(shape), static_cast<uint64_t>(i), 9);
+    main.BlobConst(name, DataType::kFloat32, shape, FloatBytes(DataType::kFloat32, values));
+    AddLinear(main, "y" + name, name, DataType::kFloat32, shape);
+  }
+  const fs::path input = package.Write(dir / "in.mlpackage");
+  const PassRun one(input, Palettize({{"nbits", "4"}}), {.threads = 1});
+  ASSERT_TRUE(IsDone(one, "w1"));
+  EXPECT_TRUE(QualityAgrees(one, "w3"));
+  for (const int threads : {2, 5}) {
+    const PassRun many(input, Palettize({{"nbits", "4"}}), {.threads = threads});
+    ASSERT_TRUE(many.ok()) << many.error();
+    EXPECT_TRUE(SamePackage(one.output(), many.output())) << threads << " threads";
+    for (size_t i = 0; i < one.report().weights.size(); ++i)
+      EXPECT_EQ(one.report().weights[i].quality.noise, many.report().weights[i].quality.noise);
+  }
+}
+
 TEST(Run, TwiceIsLikeOnce) {
   for (const char* group_size : {"0", "4"}) {
     const PassRun once(OneConv(kHalf, 16, 16, 3),
