@@ -21,25 +21,29 @@
 #include <cstring>
 
 #include "exec/ops/tables.h"
+#include "numeric/vector_math.h"
 
 namespace cmlc::exec {
 namespace {
 
 // --- Activations --------------------------------------------------------------------------------
 
+// Changes numbers in place.
 struct Activation {
-  float (*function)(float);
-  float operator()(float x) const { return function(x); }
+  void (*function)(float* values, size_t count);
+  void operator()(float* values, size_t count) const { function(values, count); }
 };
 
-float Sigmoid(float x) { return 1.0F / (1.0F + std::exp(-x)); }
-float Tanh(float x) { return std::tanh(x); }
-float Linear(float x) { return x; }
-// Not std::max, which drops a NaN.
-float Relu(float x) { return x < 0 ? 0 : x; }
-float HardSigmoid(float x) {
-  const float y = 0.2F * x + 0.5F;
-  return y < 0 ? 0 : y > 1 ? 1 : y;
+void Linear(float*, size_t) {}
+void Relu(float* values, size_t count) {
+  // Not std::max, which drops a NaN.
+  for (size_t i = 0; i < count; ++i) values[i] = values[i] < 0 ? 0 : values[i];
+}
+void HardSigmoid(float* values, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    const float y = 0.2F * values[i] + 0.5F;
+    values[i] = y < 0 ? 0 : y > 1 ? 1 : y;
+  }
 }
 
 // Parameters of scaled_tanh and linear have no place in these ops: the first is tanh, the second
@@ -48,8 +52,8 @@ Result<Activation> ActivationOf(const OpContext& op, std::string_view parameter,
                                 const std::string& missing) {
   CMLC_ASSIGN_OR_RETURN(std::string name, op.String(parameter, missing));
   for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  if (name == "sigmoid") return Activation{Sigmoid};
-  if (name == "tanh" || name == "scaled_tanh") return Activation{Tanh};
+  if (name == "sigmoid") return Activation{numeric::Sigmoid};
+  if (name == "tanh" || name == "scaled_tanh") return Activation{numeric::Tanh};
   if (name == "relu") return Activation{Relu};
   if (name == "hard_sigmoid" || name == "sigmoid_hard") return Activation{HardSigmoid};
   if (name == "linear") return Activation{Linear};
@@ -316,18 +320,26 @@ Status Lstm(OpContext& op) {
                std::copy_n(layer.InputRow(step, row), width, sums);
                AddProduct(h, hidden, recurrent, width, 0, width, sums);
                float* c = cells.data() + row * hidden;
-               for (size_t n = 0; n < hidden; ++n) {
-                 float i = sums[n], f = sums[hidden + n], o = sums[2 * hidden + n];
-                 if (peeps) {
-                   i += c[n] * peephole[n];
-                   f += c[n] * peephole[hidden + n];
+               float* i = sums;  // then f
+               float* o = sums + 2 * hidden;
+               float* z = sums + 3 * hidden;
+               if (peeps)
+                 for (size_t n = 0; n < hidden; ++n) {
+                   i[n] += c[n] * peephole[n];
+                   i[hidden + n] += c[n] * peephole[hidden + n];
                  }
-                 float next = gate(f) * c[n] + gate(i) * inner(sums[3 * hidden + n]);
-                 next = next > clip ? clip : next < -clip ? -clip : next;
-                 if (peeps) o += next * peephole[2 * hidden + n];
-                 c[n] = next;
-                 h[n] = gate(o) * outer(next);
+               gate(i, 2 * hidden);
+               inner(z, hidden);
+               for (size_t n = 0; n < hidden; ++n) {
+                 const float next = i[hidden + n] * c[n] + i[n] * z[n];
+                 c[n] = next > clip ? clip : next < -clip ? -clip : next;
                }
+               if (peeps)
+                 for (size_t n = 0; n < hidden; ++n) o[n] += c[n] * peephole[2 * hidden + n];
+               gate(o, hidden);
+               std::copy_n(c, hidden, h);
+               outer(h, hidden);
+               for (size_t n = 0; n < hidden; ++n) h[n] *= o[n];
              });
     StoreState(layer, layer.h, direction, common.last.values);
     StoreState(layer, cells, direction, last_c.values);
@@ -367,7 +379,7 @@ Status Gru(OpContext& op) {
              std::copy_n(layer.InputRow(step, row), width, sums);
              AddProduct(h, hidden, recurrent, width, 0, hidden, sums);
              AddProduct(h, hidden, recurrent, width, 2 * hidden, width, sums);
-             for (size_t n = 0; n < hidden; ++n) sums[n] = gate(sums[n]);
+             gate(sums, hidden);
              if (reset_after) {
                std::copy_n(bias.data() + hidden, hidden, products + hidden);
                AddProduct(h, hidden, recurrent, width, hidden, 2 * hidden, products);
@@ -377,9 +389,11 @@ Status Gru(OpContext& op) {
                for (size_t n = 0; n < hidden; ++n) reset_h[n] = sums[n] * h[n];
                AddProduct(reset_h, hidden, recurrent, width, hidden, 2 * hidden, sums);
              }
+             inner(sums + hidden, hidden);
+             gate(sums + 2 * hidden, hidden);
              for (size_t n = 0; n < hidden; ++n) {
-               const float z = gate(sums[2 * hidden + n]);
-               h[n] = (1.0F - z) * inner(sums[hidden + n]) + z * h[n];
+               const float z = sums[2 * hidden + n];
+               h[n] = (1.0F - z) * sums[hidden + n] + z * h[n];
              }
            });
   StoreState(layer, layer.h, 0, common.last.values);
@@ -403,7 +417,8 @@ Status Rnn(OpContext& op) {
            [&](size_t step, size_t row, float* h, float* sums) {
              std::copy_n(layer.InputRow(step, row), hidden, sums);
              AddProduct(h, hidden, recurrent, hidden, 0, hidden, sums);
-             for (size_t n = 0; n < hidden; ++n) h[n] = activation(sums[n]);
+             activation(sums, hidden);
+             std::copy_n(sums, hidden, h);
            });
   StoreState(layer, layer.h, 0, common.last.values);
   op.Finish(std::move(common.sequence), 0);
