@@ -378,23 +378,34 @@ HWY_INLINE void Map(const F& f, float* values, size_t count) {
   std::memcpy(values + i, rest, (count - i) * sizeof(float));
 }
 
+// Whether no number is further from zero than `limit`, or NaN.
+HWY_INLINE bool AllWithin(float limit, const float* values, size_t count) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= count; i += lanes)
+    if (!hn::AllTrue(d, hn::Le(hn::Abs(hn::LoadU(d, values + i)), Number(limit)))) return false;
+  for (; i < count; ++i)
+    if (!(std::fabs(values[i]) <= limit)) return false;
+  return true;
+}
+
 // The same for functions of angles: large ones, which are rare, are left to the C library.
 template <typename F>
 HWY_INLINE void MapAngles(const F& f, float* values, size_t count) {
-  const D d;
-  const size_t lanes = hn::Lanes(d);
-  HWY_ALIGN float in[hn::MaxLanes(d)] = {};
-  HWY_ALIGN float out[hn::MaxLanes(d)] = {};
-  for (size_t i = 0; i < count; i += lanes) {
-    const size_t length = count - i < lanes ? count - i : lanes;
-    std::memcpy(in, values + i, length * sizeof(float));
-    const V x = hn::Load(d, in);
-    hn::Store(f(x), d, out);
-    if (!hn::AllTrue(d, hn::Le(hn::Abs(x), Number(kLargestAngle))))
-      for (size_t lane = 0; lane < length; ++lane)
-        if (!(std::fabs(in[lane]) <= kLargestAngle))
-          out[lane] = static_cast<float>(F::Exact(static_cast<double>(in[lane])));
-    std::memcpy(values + i, out, length * sizeof(float));
+  constexpr size_t kTogether = 256;
+  for (size_t at = 0; at < count; at += kTogether) {
+    const size_t length = count - at < kTogether ? count - at : kTogether;
+    if (AllWithin(kLargestAngle, values + at, length)) {
+      Map(f, values + at, length);
+      continue;
+    }
+    float in[kTogether];
+    std::memcpy(in, values + at, length * sizeof(float));
+    Map(f, values + at, length);
+    for (size_t i = 0; i < length; ++i)
+      if (!(std::fabs(in[i]) <= kLargestAngle))
+        values[at + i] = static_cast<float>(F::Exact(static_cast<double>(in[i])));
   }
 }
 

@@ -4,12 +4,15 @@
 // types meet in the wider one; an integer and a float in the float.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 
 #include "exec/ops/broadcast.h"
 #include "exec/ops/tables.h"
+#include "numeric/vector_math.h"
 
 // Elements of one loop do not depend on each other even where an output is one of the inputs.
 #if defined(__clang__)
@@ -133,24 +136,31 @@ void FloatLoop(const float* x, const float* y, float* out, size_t count) {
   for (size_t i = 0; i < count; ++i) out[i] = F::Of(x[i], y[i]);
 }
 
-// The powers that networks are full of need no general function. A piece with a single exponent
-// is the usual case; what is computed for an element depends on that element alone.
+// The powers that networks are full of need no general function.
+float Power(float x, float power) {
+  if (power == 2) return x * x;
+  if (power == 1) return x;
+  if (power == -1) return 1 / x;
+  if (power == 3) {
+    const auto base = static_cast<double>(x);
+    return static_cast<float>(base * base * base);
+  }
+  if (power == 0.5f && x > 0) return std::sqrt(x);
+  return Pow::Of(x, power);
+}
+
+// The same bits as Power, faster where a piece has a single exponent, as it mostly has.
 void PowLoop(const float* x, const float* y, float* out, size_t count) {
-  for (size_t i = 0; i < count; ++i) {
-    const auto base = static_cast<double>(x[i]);
-    const float power = y[i];
-    if (power == 2)
-      out[i] = x[i] * x[i];
-    else if (power == 3)
-      out[i] = static_cast<float>(base * base * base);
-    else if (power == 1)
-      out[i] = x[i];
-    else if (power == -1)
-      out[i] = 1 / x[i];
-    else if (power == 0.5f && x[i] > 0)
-      out[i] = std::sqrt(x[i]);
-    else
-      out[i] = Pow::Of(x[i], power);
+  const float power = y[0];
+  const bool single = std::all_of(y, y + count, [power](float other) { return other == power; });
+  if (single && power == 2) {
+    CMLC_EACH
+    for (size_t i = 0; i < count; ++i) out[i] = x[i] * x[i];
+  } else if (single && power == 0.5f && std::all_of(x, x + count, [](float v) { return v > 0; })) {
+    if (out != x) std::memcpy(out, x, count * sizeof(float));
+    numeric::Sqrt(out, count);
+  } else {
+    for (size_t i = 0; i < count; ++i) out[i] = Power(x[i], y[i]);
   }
 }
 

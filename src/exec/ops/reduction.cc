@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "exec/ops/broadcast.h"
@@ -207,11 +208,41 @@ struct AsTheyAre {
   static constexpr bool kChanges = false;
 };
 
+// The larger or smaller of two numbers, in the one form that processors have an instruction for.
+template <bool kMost>
+float Extreme(float a, float b) {
+  return kMost ? (b > a ? b : a) : (b < a ? b : a);
+}
+
+// The extreme of all numbers but NaN.
+template <bool kMost>
+float ExtremeOfRun(const float* values, size_t count, float start) {
+  constexpr size_t kLanes = 16;
+  std::array<float, kLanes> partial;
+  partial.fill(start);
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (size_t j = 0; j < kLanes; ++j) partial[j] = Extreme<kMost>(partial[j], values[i + j]);
+  for (; i < count; ++i) partial[0] = Extreme<kMost>(partial[0], values[i]);
+  for (size_t j = 1; j < kLanes; ++j) partial[0] = Extreme<kMost>(partial[0], partial[j]);
+  return partial[0];
+}
+
+bool HasNan(const float* values, size_t count) {
+  int found = 0;
+  for (size_t i = 0; i < count; ++i) found |= values[i] != values[i] ? 1 : 0;
+  return found != 0;
+}
+
 template <typename R>
 typename R::Total ReduceRun(const typename R::Input* values, size_t count, typename R::Total sum) {
   if (count < 16) {
     for (size_t i = 0; i < count; ++i) sum = R::Join(sum, R::Term(values[i]));
     return sum;
+  }
+  if constexpr (std::is_same_v<R, Max<float>> || std::is_same_v<R, Min<float>>) {
+    const float found = ExtremeOfRun<std::is_same_v<R, Max<float>>>(values, count, R::First());
+    return R::Join(sum, HasNan(values, count) ? std::numeric_limits<float>::quiet_NaN() : found);
   }
   std::array<typename R::Total, 8> partial;
   partial.fill(R::First());
@@ -487,7 +518,7 @@ Status Arg(OpContext& op) {
 // --- softmax ------------------------------------------------------------------------------------
 
 // Softmax of `columns` vectors that lie interleaved: element t of vector c is values[t * columns +
-// c]. Gives how many of them are no numbers although nothing in them is NaN or +infinity.
+// c]. Gives how many of them hold nothing but -infinity.
 uint64_t SoftmaxColumns(float* values, size_t terms, size_t columns, float* most, float* sums) {
   std::fill(most, most + columns, -std::numeric_limits<float>::infinity());
   for (size_t t = 0; t < terms; ++t)
@@ -507,27 +538,30 @@ uint64_t SoftmaxColumns(float* values, size_t terms, size_t columns, float* most
   return masked;
 }
 
-// The same for one vector, with sixteen partial sums that take turns.
-uint64_t SoftmaxRun(float* values, size_t terms) {
+// The same for vectors that lie one after the other, each with sixteen partial sums that take
+// turns.
+uint64_t SoftmaxRuns(float* values, size_t terms, size_t runs) {
   constexpr size_t kLanes = 16;
-  std::array<float, kLanes> most;
-  most.fill(-std::numeric_limits<float>::infinity());
+  constexpr float kLeast = -std::numeric_limits<float>::infinity();
+  uint64_t masked = 0;
+  for (float* run = values; run != values + terms * runs; run += terms) {
+    // A NaN need not be seen here: it is in the sum.
+    const float largest = ExtremeOfRun<true>(run, terms, kLeast);
+    if (largest == kLeast && !HasNan(run, terms)) ++masked;
+    for (size_t i = 0; i < terms; ++i) run[i] -= largest;
+  }
+  numeric::Exp(values, terms * runs);
   const size_t whole = terms / kLanes * kLanes;
-  for (size_t i = 0; i < whole; i += kLanes)
-    for (size_t j = 0; j < kLanes; ++j) most[j] = Max<float>::Join(most[j], values[i + j]);
-  for (size_t i = whole; i < terms; ++i) most[0] = Max<float>::Join(most[0], values[i]);
-  for (size_t j = 1; j < kLanes; ++j) most[0] = Max<float>::Join(most[0], most[j]);
-  const float largest = most[0];
-  for (size_t i = 0; i < terms; ++i) values[i] -= largest;
-  numeric::Exp(values, terms);
-  std::array<float, kLanes> sums = {};
-  for (size_t i = 0; i < whole; i += kLanes)
-    for (size_t j = 0; j < kLanes; ++j) sums[j] += values[i + j];
-  for (size_t i = whole; i < terms; ++i) sums[i - whole] += values[i];
-  for (size_t j = kLanes / 2; j > 0; j /= 2)
-    for (size_t k = 0; k < j; ++k) sums[k] += sums[k + j];
-  for (size_t i = 0; i < terms; ++i) values[i] /= sums[0];
-  return largest == -std::numeric_limits<float>::infinity() ? 1 : 0;
+  for (float* run = values; run != values + terms * runs; run += terms) {
+    std::array<float, kLanes> sums = {};
+    for (size_t i = 0; i < whole; i += kLanes)
+      for (size_t j = 0; j < kLanes; ++j) sums[j] += run[i + j];
+    for (size_t i = whole; i < terms; ++i) sums[i - whole] += run[i];
+    for (size_t j = kLanes / 2; j > 0; j /= 2)
+      for (size_t k = 0; k < j; ++k) sums[k] += sums[k + j];
+    for (size_t i = 0; i < terms; ++i) run[i] /= sums[0];
+  }
+  return masked;
 }
 
 Status Softmax(OpContext& op) {
@@ -545,36 +579,49 @@ Status Softmax(OpContext& op) {
     op.Set(std::move(out));
     return Ok();
   }
-  // Columns at a time: what fits a cache, at least 16 for vectors, never more than there are.
-  const auto width = inner == 1
-                         ? uint64_t{1}
-                         : std::min<uint64_t>(inner, std::clamp<uint64_t>(8192 / terms, 16, 512));
-  const uint64_t blocks = (inner + width - 1) / width;
   const uint64_t outer = x.element_count() / terms / inner;
-  const uint64_t grain = std::max<uint64_t>(1, kPieceGrain / (width * terms));
-  op.ForRanges(outer * blocks, grain, [&](uint64_t begin, uint64_t end) {
-    const bool direct = inner == 1 && out.dtype == DataType::kFloat32;
-    std::vector<float> buffer(direct ? 0 : terms * static_cast<size_t>(width));
-    std::vector<float> most(static_cast<size_t>(width)), sums(static_cast<size_t>(width));
-    uint64_t found = 0;
-    for (uint64_t block = begin; block < end; ++block) {
-      const uint64_t row = block / blocks, column = block % blocks * width;
-      const auto count = static_cast<size_t>(std::min(width, inner - column));
-      const uint64_t base = row * terms * inner + column;
-      float* values = direct ? OpContext::Data<float>(out) + base : buffer.data();
-      const size_t length = inner == 1 ? terms : count;  // of what lies together
-      const size_t runs = inner == 1 ? 1 : terms;
-      // Reads and writes nothing beyond this block, so the result may replace the argument.
-      for (size_t run = 0; run < runs; ++run)
+  if (inner == 1) {
+    // As many vectors at a time as a cache has room for.
+    const uint64_t together = std::max<uint64_t>(1, 4096 / terms);
+    const uint64_t grain = std::max<uint64_t>(1, kPieceGrain / (together * terms)) * together;
+    op.ForRanges(outer, grain, [&](uint64_t begin, uint64_t end) {
+      const bool direct = out.dtype == DataType::kFloat32;
+      std::vector<float> buffer(direct ? 0 : terms * static_cast<size_t>(together));
+      uint64_t found = 0;
+      for (uint64_t row = begin; row < end; row += together) {
+        const auto runs = static_cast<size_t>(std::min(together, end - row));
+        float* values = direct ? OpContext::Data<float>(out) + row * terms : buffer.data();
         if (!direct || out.storage != x.storage)
-          static_cast<void>(ReadFloats(x, base + run * inner, {values + run * length, length}));
-      found += inner == 1 ? SoftmaxRun(values, terms)
-                          : SoftmaxColumns(values, terms, count, most.data(), sums.data());
-      for (size_t run = 0; run < runs && !direct; ++run)
-        StoreFloats(values + run * length, length, out, base + run * inner);
-    }
-    masked += found;
-  });
+          static_cast<void>(ReadFloats(x, row * terms, {values, runs * terms}));
+        found += SoftmaxRuns(values, terms, runs);
+        if (!direct) StoreFloats(values, runs * terms, out, row * terms);
+      }
+      masked += found;
+    });
+  } else {
+    // Columns at a time: what fits a cache, at least 16 for vectors, never more than there are.
+    const uint64_t width = std::min<uint64_t>(inner, std::clamp<uint64_t>(8192 / terms, 16, 512));
+    const uint64_t blocks = (inner + width - 1) / width;
+    const uint64_t grain = std::max<uint64_t>(1, kPieceGrain / (width * terms));
+    op.ForRanges(outer * blocks, grain, [&](uint64_t begin, uint64_t end) {
+      std::vector<float> buffer(terms * static_cast<size_t>(width));
+      std::vector<float> most(static_cast<size_t>(width)), sums(static_cast<size_t>(width));
+      uint64_t found = 0;
+      for (uint64_t block = begin; block < end; ++block) {
+        const uint64_t row = block / blocks, column = block % blocks * width;
+        const auto count = static_cast<size_t>(std::min(width, inner - column));
+        const uint64_t base = row * terms * inner + column;
+        float* values = buffer.data();
+        // Reads and writes nothing beyond this block, so the result may replace the argument.
+        for (size_t t = 0; t < terms; ++t)
+          static_cast<void>(ReadFloats(x, base + t * inner, {values + t * count, count}));
+        found += SoftmaxColumns(values, terms, count, most.data(), sums.data());
+        for (size_t t = 0; t < terms; ++t)
+          StoreFloats(values + t * count, count, out, base + t * inner);
+      }
+      masked += found;
+    });
+  }
   op.CountNote("vectors of -infinity alone gave NaN", masked);
   op.Set(std::move(out));
   return Ok();
