@@ -105,10 +105,13 @@ Result<Value> TakeResident(OpContext& op, std::string_view parameter) {
   return Resident(op.Take(parameter), op.memory());
 }
 
+static bool Reusable(const Value& value, DataType dtype, const Shape& shape) {
+  return value.dtype == dtype && value.shape == shape && value.storage.use_count() == 1 &&
+         value.storage->writable();
+}
+
 Result<Value> ReuseOrMake(OpContext& op, const Value& value, DataType dtype, const Shape& shape) {
-  if (value.dtype == dtype && value.shape == shape && value.storage.use_count() == 1 &&
-      value.storage->writable())
-    return value;
+  if (Reusable(value, dtype, shape)) return value;
   return op.Make(dtype, shape);
 }
 
@@ -116,10 +119,8 @@ Status MapFloatPairs(OpContext& op, Value x, Value y, const Shape& shape, DataTy
                      FloatKernel kernel) {
   const Stretch stretch_x(x.shape, shape);
   const Stretch stretch_y(y.shape, shape);
-  CMLC_ASSIGN_OR_RETURN(Value out, ReuseOrMake(op, x, dtype, shape));
-  if (out.storage != x.storage) {
-    CMLC_ASSIGN_OR_RETURN(out, ReuseOrMake(op, y, dtype, shape));
-  }
+  CMLC_ASSIGN_OR_RETURN(Value out,
+                        ReuseOrMake(op, Reusable(x, dtype, shape) ? x : y, dtype, shape));
   op.ForRanges(out.element_count(), kPieceGrain, [&](uint64_t begin, uint64_t end) {
     Reader<float> read_x(x, stretch_x);
     Reader<float> read_y(y, stretch_y);
