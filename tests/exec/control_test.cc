@@ -232,8 +232,8 @@ TEST_F(ControlFlow, AVariableMayChangeItsSize) {
 
 TEST_F(ControlFlow, BlocksNest) {
   // for i < n: if i < 2: v += 1 else: for j < 3: v += i
-  wire::Operation& loop = Loop(kFloat);
   main_.Const("two", Int32Value(2));
+  wire::Operation& loop = Loop(kFloat);
   BlockBuilder body = Body(loop, kFloat);
   body.Op("less", "early", {{"x", "i"}, {"y", "two"}}, kBool);
   body.Const("dtype", StringValue("fp32"));
