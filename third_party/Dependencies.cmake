@@ -28,6 +28,15 @@ add_library(hwy::hwy ALIAS PkgConfig::hwy)
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 add_library(xxHash::xxhash ALIAS PkgConfig::xxhash)
 
+find_package(ZLIB REQUIRED)
+# Only `predict` and `compare` read images; without these they take arrays.
+if(CMLC_PNG)
+  find_package(PNG REQUIRED)
+endif()
+if(CMLC_JPEG)
+  find_package(JPEG REQUIRED)
+endif()
+
 if(CMLC_BUILD_TESTS)
   find_package(GTest CONFIG REQUIRED)
 endif()
