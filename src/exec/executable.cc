@@ -510,6 +510,7 @@ Result<std::vector<Value>> Runner::Run(std::map<std::string, Value> arguments) {
                                                    executable_.function_name_, what)};
   };
   steps_done_ = 0;
+  draws_.clear();
   std::vector<Value> inputs;
   for (const NamedValueType& input : function.inputs) {
     if (input.type && input.type->kind == ValueType::Kind::kState) {

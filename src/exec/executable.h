@@ -165,6 +165,7 @@ class Runner {
   std::map<std::string, Value> states_;
   uint64_t steps_done_ = 0;
   uint64_t samples_ = 0;
+  std::map<const Operation*, uint64_t> draws_;  // of random ops, in this run
   std::map<std::pair<const Operation*, std::string>, uint64_t> notes_;
 };
 

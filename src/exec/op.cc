@@ -308,8 +308,10 @@ void OpContext::CountNote(std::string_view what, uint64_t count) {
 }
 
 uint64_t OpContext::RandomSeed() const {
+  // How often the op itself was run, not how many steps there were: those may be others in another
+  // form of the model.
   uint64_t seed = Fnv(NameOf(*step_.op));
-  for (const uint64_t part : {runner_.options_.seed, runner_.samples_, runner_.steps_done_})
+  for (const uint64_t part : {runner_.options_.seed, runner_.samples_, runner_.draws_[step_.op]++})
     seed = (seed ^ part) * 0x9e3779b97f4a7c15u + (seed >> 29);
   return seed;
 }

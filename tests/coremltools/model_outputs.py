@@ -10,8 +10,8 @@ well, and is compared with
 
 Models with explicit recurrent states run over frames of a recording, each runtime with its own
 states. Prints the SNR of every output, the lowest of all inputs, and at the end a line that says
-only "N passed, M failed, K skipped". Needs torch, onnxruntime, scipy and pillow; without them, or without
-the models, exits with 77.
+only "N passed, M failed, K skipped". Without the packages of requirements-models.txt, or without the
+models, exits with 77.
 """
 
 from __future__ import annotations

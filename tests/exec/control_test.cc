@@ -975,5 +975,32 @@ TEST_F(Liveness, WhatNothingReadsIsNotComputed) {
   EXPECT_EQ(First({{"x", FloatTensor({2}, {1, 2})}}), (std::vector<float>{1, 2}));
 }
 
+class WantsAll final : public exec::Observer {
+ public:
+  bool Wants(const Operation&) const override { return true; }
+};
+
+TEST_F(Programs, WhatElseIsComputedDoesNotChangeRandomNumbers) {
+  Input("x", Floats({2}));
+  main_.Op("identity", "unused", {{"x", "x"}}, Floats({2}));
+  main_.Op("random_uniform", "y", {{"shape", Int32sValue({4})}}, Floats({4}));
+  main_.Output("y");
+  const Arguments arguments = {{"x", FloatTensor({2}, {1, 2})}};
+  const std::vector<float> numbers = First(arguments);
+  EXPECT_NE(First(arguments), numbers);  // of the next sample
+  WantsAll observer;
+  TempDir folder(FolderInMemory());
+  const auto opened = Package::Open(package_.Write(folder / "q.mlpackage"));
+  ASSERT_TRUE(Succeeds(opened));
+  const auto executable = exec::Executable::Prepare(*(*opened)->model().program, "main",
+                                                    (*opened)->tensors(), "q.mlpackage", &observer);
+  ASSERT_TRUE(Succeeds(executable));
+  EXPECT_EQ((*executable)->step_count(), 2u);
+  exec::Runner runner(**executable, pool_);
+  const auto outputs = runner.Run(arguments);
+  ASSERT_TRUE(Succeeds(outputs));
+  EXPECT_EQ(NumbersOf(outputs->front()), numbers);
+}
+
 }  // namespace
 }  // namespace cmlc::test
