@@ -312,8 +312,91 @@ void Pool(const Window& w, const float* image, float* out) {
   SlideAny<Op>(w, image, nullptr, out);
 }
 
+// Small planes, where most rows are shorter than what their loops cost: the plane is copied with
+// its padding, columns of equal remainder by the stride beside each other. Then every point of the
+// kernel is a run of neighbours for all positions of a row, and sums stay in registers.
+typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
+constexpr int64_t kPlaneElements = 20 * 1024;
+constexpr int64_t kMaxTaps = 64;
+
+struct Tap {
+  int64_t offset;
+  float weight;
+};
+
+template <int kVectors>
+CMLC_INLINE void TapBlock(const float* in, const Tap* taps, int64_t count, float* out) {
+  Eight sums[kVectors];
+  for (int v = 0; v < kVectors; ++v) sums[v] = *reinterpret_cast<const Eight*>(out + 8 * v);
+  for (int64_t t = 0; t < count; ++t) {
+    const float* at = in + taps[t].offset;
+    const float weight = taps[t].weight;
+    for (int v = 0; v < kVectors; ++v)
+      sums[v] = sums[v] + *reinterpret_cast<const Eight*>(at + 8 * v) * weight;
+  }
+  for (int v = 0; v < kVectors; ++v) *reinterpret_cast<Eight*>(out + 8 * v) = sums[v];
+}
+
+bool DepthwiseSmall(const Window& w, const float* image, const float* weights, float* out) {
+  if (w.image[0] != 1 || w.positions[0] != 1 || w.kernel[0] != 1 || w.before[0] != 0) return false;
+  const int64_t taps = w.kernel[1] * w.kernel[2];
+  const int64_t stride = w.stride[2], width = w.positions[2], height = w.positions[1];
+  if (taps > kMaxTaps || stride > 4 || w.dilation[1] > 64 || w.dilation[2] > 64 ||
+      w.stride[1] > 4 || width > kPlaneElements || height > kPlaneElements)
+    return false;
+  const int64_t run = width + (w.kernel[2] - 1) * w.dilation[2] / stride;  // of one remainder
+  const int64_t row = run * stride;
+  const int64_t rows = (height - 1) * w.stride[1] + (w.kernel[1] - 1) * w.dilation[1] + 1;
+  if (row * rows > kPlaneElements) return false;
+  float plane[kPlaneElements + 32];
+  for (int64_t i = 0; i < row * rows + 32; ++i) plane[i] = 0;
+  for (int64_t y = 0; y < rows; ++y) {
+    const int64_t from = y - w.before[1];
+    if (from < 0 || from >= w.image[1]) continue;
+    for (int64_t remainder = 0; remainder < stride; ++remainder) {
+      const int64_t shift = w.before[2] - remainder;  // image column = i * stride - shift
+      const int64_t begin = DivideUp(shift, stride);
+      const int64_t end = Least(run, DivideUp(w.image[2] + shift, stride));
+      if (begin >= end) continue;
+      const float* in = image + from * w.image[2] + begin * stride - shift;
+      float* to = plane + y * row + remainder * run + begin;
+      if (stride == 1)
+        CopyStrided<1>(in, 1, end - begin, to);
+      else if (stride == 2)
+        CopyStrided<2>(in, 2, end - begin, to);
+      else
+        CopyStrided<0>(in, stride, end - begin, to);
+    }
+  }
+  Tap list[kMaxTaps];
+  for (int64_t t = 0; t < taps; ++t) {
+    const int64_t column = t % w.kernel[2] * w.dilation[2];
+    list[t] = {t / w.kernel[2] * w.dilation[1] * row + column % stride * run + column / stride,
+               weights[t]};
+  }
+  for (int64_t y = 0; y < height; ++y, out += width) {
+    const float* in = plane + y * w.stride[1] * row;
+    int64_t x = 0;
+    for (; x + 32 <= width; x += 32) TapBlock<4>(in + x, list, taps, out + x);
+    const int64_t rest = width - x;
+    if (rest == 0) continue;
+    float last[32];
+    for (int64_t i = 0; i < 32; ++i) last[i] = i < rest ? out[x + i] : 0;
+    if (rest > 24)
+      TapBlock<4>(in + x, list, taps, last);
+    else if (rest > 16)
+      TapBlock<3>(in + x, list, taps, last);
+    else if (rest > 8)
+      TapBlock<2>(in + x, list, taps, last);
+    else
+      TapBlock<1>(in + x, list, taps, last);
+    for (int64_t i = 0; i < rest; ++i) out[x + i] = last[i];
+  }
+  return true;
+}
+
 void Depthwise(const Window& w, const float* image, const float* weights, float* out) {
-  SlideAny<DotOf>(w, image, weights, out);
+  if (!DepthwiseSmall(w, image, weights, out)) SlideAny<DotOf>(w, image, weights, out);
 }
 
 // --- Rows ---------------------------------------------------------------------------------------
