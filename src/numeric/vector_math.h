@@ -2,9 +2,10 @@
 //
 // Each changes `count` numbers in place. A result depends on its number alone: not on where it
 // stands, nor on the instruction set, because nothing here is fused or approximated by the
-// processor. Unless a bound is given, a result is within 4 units in the last place of the exact
-// one or within 1e-6 of it, and usually much nearer. NaN gives NaN; a result that is too large
-// gives infinity, and what is between zero and the least normal number is not cut to zero.
+// processor. (Angles beyond 12000 go through the C library in double precision.) A result is within
+// 4 units in the last place of the exact one or within 1e-6 of it. NaN gives NaN; a result that is
+// too large gives infinity, and what is between zero and the least normal number is not cut to
+// zero.
 #ifndef CMLC_NUMERIC_VECTOR_MATH_H_
 #define CMLC_NUMERIC_VECTOR_MATH_H_
 
@@ -45,8 +46,7 @@ void Round(float* values, size_t count);
 void Ceil(float* values, size_t count);
 void Floor(float* values, size_t count);
 
-// Correctly rounded: sqrt(x), 1 / sqrt(x + epsilon) but for one rounding in each step, 1 / (x +
-// epsilon).
+// sqrt(x), 1 / sqrt(x + epsilon) and 1 / (x + epsilon), with every step correctly rounded.
 void Sqrt(float* values, size_t count);
 void Rsqrt(float epsilon, float* values, size_t count);
 void Inverse(float epsilon, float* values, size_t count);

@@ -112,6 +112,7 @@ struct Minimum {
   static int64_t Of(int64_t x, int64_t y, IntFault&) { return std::min(x, y); }
 };
 struct Pow {
+  // The C library's last bit in double may differ between systems; it seldom outlives the rounding.
   static float Of(float x, float y) {
     return static_cast<float>(std::pow(static_cast<double>(x), static_cast<double>(y)));
   }
