@@ -375,8 +375,9 @@ Result<PointIndices> PointsOf(OpContext& op, const Shape& x, const Shape& indice
   CMLC_ASSIGN_OR_RETURN(const std::vector<int64_t> numbers, IndicesOf(op, "indices", bounds));
   points.run = Product(sizes.subspan(batch_rank + points.depth));
   const std::optional<uint64_t> count = ElementCount(std::span(indices).first(indices.size() - 1));
-  if (!count || *count > uint64_t{1} << 40)
-    return op.Bad(fmt::format("indices: {} are too many", ToString(indices)));
+  // Only places without numbers can be more than memory holds.
+  if (!count || (points.depth == 0 && *count > uint64_t{1} << 20))
+    return op.Bad(fmt::format("indices: {} are too many places", ToString(indices)));
   if (*count == 0) return points;
   // Places within one sample of the batch, which follow each other.
   const auto batch = static_cast<uint64_t>(Product(sizes.first(batch_rank)));

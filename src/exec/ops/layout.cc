@@ -16,6 +16,8 @@ constexpr int64_t kGrain = 64 * 1024;
 // Side of the squares in which rows become columns: so many lines of both sides stay in the
 // first-level cache.
 constexpr int64_t kSquare = 16;
+// So few columns (places in a block of pixels) are better walked one by one.
+constexpr int64_t kFewColumns = 4;
 // Runs of fewer bytes are copied faster by a loop than by a call.
 constexpr int64_t kShortRun = 32;
 
@@ -30,6 +32,14 @@ void CopyPlane(const T* in, T* out, const CopyLoop& rows, const CopyLoop& column
     }
     for (int64_t r = 0; r < rows.size; ++r)
       for (int64_t c = 0; c < columns.size; ++c) out[r * rows.out + c] = in[r * rows.in + c];
+    return;
+  }
+  if (rows.in == 1 && columns.size <= kFewColumns) {
+    for (int64_t c = 0; c < columns.size; ++c) {
+      const T* from = in + c * columns.in;
+      T* to = out + c * columns.out;
+      for (int64_t r = 0; r < rows.size; ++r) to[r * rows.out] = from[r];
+    }
     return;
   }
   if (rows.in == 1 && columns.out == 1) {
@@ -69,6 +79,26 @@ void Simplify(std::vector<CopyLoop>& loops) {
       joined.push_back(loop);
   }
   loops = std::move(joined);
+}
+
+// The columns [begin, end) of a map that follow each other in the input too: what is not padding.
+// Empty where that is too little to be worth a call.
+struct Run {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+Run LongestRun(const std::vector<int64_t>& map) {
+  const auto at = [&map](int64_t i) { return map[static_cast<size_t>(i)]; };
+  const auto size = static_cast<int64_t>(map.size());
+  Run longest;
+  for (int64_t begin = 0; begin < size;) {
+    int64_t end = begin + 1;
+    while (end < size && at(begin) >= 0 && at(end) == at(end - 1) + 1) ++end;
+    if (at(begin) >= 0 && end - begin > longest.end - longest.begin) longest = {begin, end};
+    begin = end;
+  }
+  return longest.end - longest.begin < kShortRun ? Run{} : longest;
 }
 
 }  // namespace
@@ -186,40 +216,48 @@ void CopyMapped(OpContext& op, size_t width, const std::byte* in, std::byte* out
     const T* from = reinterpret_cast<const T*>(in);
     T* to = reinterpret_cast<T*>(out);
     const T filler = static_cast<T>(fill);
-    op.ForRanges(static_cast<uint64_t>(rows), static_cast<uint64_t>(grain),
-                 [&](uint64_t begin, uint64_t end) {
-                   std::vector<size_t> at(outer.size());
-                   uint64_t rest = begin;
-                   for (size_t d = outer.size(); d-- > 0;) {
-                     at[d] = static_cast<size_t>(rest % outer[d].size());
-                     rest /= outer[d].size();
-                   }
-                   constexpr int64_t kNoRow = std::numeric_limits<int64_t>::min();
-                   int64_t last = kNoRow;
-                   for (uint64_t row = begin; row < end; ++row) {
-                     int64_t base = 0;
-                     for (size_t d = 0; d < outer.size() && base >= 0; ++d)
-                       base = outer[d][at[d]] < 0 ? -1 : base + outer[d][at[d]];
-                     T* target = to + static_cast<int64_t>(row) * length;
-                     if (base == last) {  // rows repeat where something is enlarged or padded
-                       std::memcpy(target, target - length,
-                                   static_cast<size_t>(length) * sizeof(T));
-                     } else if (base < 0) {
-                       std::fill(target, target + length, filler);
-                     } else {
-                       const T* source = from + base;
-                       for (int64_t c = 0; c < length; ++c) {
-                         const int64_t place = columns[static_cast<size_t>(c)];
-                         target[c] = place < 0 ? filler : source[place];
-                       }
-                     }
-                     last = base;
-                     for (size_t d = outer.size(); d-- > 0;) {
-                       if (++at[d] < outer[d].size()) break;
-                       at[d] = 0;
-                     }
-                   }
-                 });
+    const Run run = LongestRun(columns);
+    op.ForRanges(
+        static_cast<uint64_t>(rows), static_cast<uint64_t>(grain),
+        [&](uint64_t begin, uint64_t end) {
+          std::vector<size_t> at(outer.size());
+          uint64_t rest = begin;
+          for (size_t d = outer.size(); d-- > 0;) {
+            at[d] = static_cast<size_t>(rest % outer[d].size());
+            rest /= outer[d].size();
+          }
+          constexpr int64_t kNoRow = std::numeric_limits<int64_t>::min();
+          int64_t last = kNoRow;
+          for (uint64_t row = begin; row < end; ++row) {
+            int64_t base = 0;
+            for (size_t d = 0; d < outer.size() && base >= 0; ++d)
+              base = outer[d][at[d]] < 0 ? -1 : base + outer[d][at[d]];
+            T* target = to + static_cast<int64_t>(row) * length;
+            if (base == last) {  // rows repeat where something is enlarged or padded
+              std::memcpy(target, target - length, static_cast<size_t>(length) * sizeof(T));
+            } else if (base < 0) {
+              std::fill(target, target + length, filler);
+            } else {
+              const T* source = from + base;
+              const auto copy = [&](int64_t first, int64_t end_column) {
+                for (int64_t c = first; c < end_column; ++c) {
+                  const int64_t place = columns[static_cast<size_t>(c)];
+                  target[c] = place < 0 ? filler : source[place];
+                }
+              };
+              copy(0, run.begin);
+              if (run.end != run.begin)
+                std::memcpy(target + run.begin, source + columns[static_cast<size_t>(run.begin)],
+                            static_cast<size_t>(run.end - run.begin) * sizeof(T));
+              copy(run.end, length);
+            }
+            last = base;
+            for (size_t d = outer.size(); d-- > 0;) {
+              if (++at[d] < outer[d].size()) break;
+              at[d] = 0;
+            }
+          }
+        });
   });
 }
 

@@ -54,7 +54,8 @@ for mode in MODES:
     for high, wide in [(8, 3), (5, 7), (1, 1), (3, 13), (2, 2)]:
         cases.add("resize_bilinear", {"x": x[:1, :1], "target_size_height": high,
                                       "target_size_width": wide, "sampling_mode": mode},
-                  [resize(x[:1, :1], (high, wide), mode)], f"{mode} {high} {wide}", **CLOSE)  # fmt: skip
+                  [resize(x[:1, :1], (high, wide), mode)], f"{mode} {high} {wide}",
+                  **CLOSE)  # fmt: skip
     cases.add("resize", {"x": x[:, :1], "shape": [9, 4], "resized_dims": 2, "sampling_mode": mode},
               [resize(x[:, :1], (9, 4), mode)], mode, opset=7, **CLOSE)
 cases.add("resize_bilinear", {"x": x, "target_size_height": 4, "target_size_width": 9,
@@ -75,7 +76,8 @@ for mode, expected in [("STRICT_ALIGN_CORNERS", [0, 0.25, 0.5, 0.75, 1]),
                        ("UNALIGN_CORNERS", [0, 0.1, 0.5, 0.9, 1])]:  # fmt: skip
     cases.add("resize_bilinear", {"x": two, "target_size_height": 1, "target_size_width": 5,
                                   "sampling_mode": mode},
-              [np.array(expected, "f4").reshape(1, 1, 5)], f"published {mode}", **CLOSE)  # fmt: skip
+              [np.array(expected, "f4").reshape(1, 1, 5)], f"published {mode}",
+              **CLOSE)  # fmt: skip
 inf = np.array([[[np.inf, 1, 2, np.nan, 3]]], "f4")
 cases.add("resize_bilinear", {"x": inf, "target_size_height": 1, "target_size_width": 9,
                               "sampling_mode": "STRICT_ALIGN_CORNERS"},
@@ -102,7 +104,8 @@ cases.add("resize", {"x": x, "shape": Const(np.array([9], np.uint16)),
 cases.add("resize", {"x": x, "shape": [9], "resized_dims": 0}, [x], "none", opset=7)
 whole = np.random.default_rng(2).integers(-50, 50, (1, 4, 5)).astype(np.int32)
 cases.add("resize", {"x": whole, "shape": [7, 3], "resized_dims": 2},
-          [np.rint(resize(whole.astype("f4"), (7, 3), "DEFAULT")).astype(np.int32)], "int32", opset=7)  # fmt: skip
+          [np.rint(resize(whole.astype("f4"), (7, 3), "DEFAULT")).astype(np.int32)], "int32",
+          opset=7)  # fmt: skip
 cases.add("resize", {"x": np.array([0, 1], "f4").reshape(1, 1, 2), "shape": [1, 1, 5],
                      "resized_dims": 2},
           [np.array([0, 0.4, 0.8, 1, 1], "f4").reshape(1, 1, 5)], "published", opset=7,
@@ -142,7 +145,7 @@ cases.add("resize", {"x": whole, "shape": [7, 3], "resized_dims": 2,
 pair = np.array([-6.174, 9.371], "f4").reshape(1, 1, 1, 2, 1)
 cases.add("resize", {"x": pair, "shape": [1, 1, 3, 2], "resized_dims": 2,
                      "interpolation_mode": "NEAREST_NEIGHBOR"},
-          [np.array([pair[0, 0, 0, i, 0] for i in [0, 0, 1, 1, 1, 1]], "f4").reshape(1, 1, 1, 3, 2)],
+          [pair.ravel()[[0, 0, 1, 1, 1, 1]].reshape(1, 1, 1, 3, 2)],
           "published nearest", opset=7)  # fmt: skip
 cases.add("resize_nearest_neighbor", {"x": x, "target_size_height": 0, "target_size_width": 2},
           error="target_size_height: expected at least 1, got 0")
@@ -152,7 +155,8 @@ for more, error in [({"shape": [1, 1, 1, 5, 5]}, "shape: has 5 sizes, x has 4 ax
                     ({"shape": [4, -2]}, "shape: -2 is no size of an image"),
                     ({"interpolation_mode": "CUBIC"}, "interpolation_mode: 'CUBIC' is none of"),
                     ({"sampling_mode": "X"}, "sampling_mode: 'X' is none of")]:  # fmt: skip
-    cases.add("resize", {"x": pair[0], "shape": [4, 5], "resized_dims": 2} | more, opset=7, error=error)
+    cases.add("resize", {"x": pair[0], "shape": [4, 5], "resized_dims": 2} | more, opset=7,
+              error=error)
 
 for high, wide in [(2, 3), (1, 1), (3, 2)]:
     torched = F.interpolate(torch.tensor(x[:1]), scale_factor=(high, wide), mode="nearest").numpy()
@@ -185,7 +189,8 @@ cases.add("upsample_nearest_neighbor", {"x": three, "scale_factor_height": -1.0}
 cases.add("upsample_nearest_neighbor", {"x": three, "scale_factor_width": 1e30}, fp16=False,
           error="scale_factor_width: 1e+30 is no factor")
 
-for align, half, mode in [(None, None, "STRICT_ALIGN_CORNERS"), (True, None, "STRICT_ALIGN_CORNERS"),
+for align, half, mode in [(None, None, "STRICT_ALIGN_CORNERS"),
+                          (True, None, "STRICT_ALIGN_CORNERS"),
                           (False, None, "UNALIGN_CORNERS"), (True, False, "STRICT_ALIGN_CORNERS"),
                           (False, True, "UNALIGN_CORNERS"), (False, False, "DEFAULT")]:  # fmt: skip
     more = ({} if align is None else {"align_corners": align}) | (
@@ -206,7 +211,8 @@ cases.add("upsample_bilinear", {"x": two + 1, "scale_factor_height": 2, "scale_f
                                 "align_corners": False, "half_pixel_centers": False},
           [np.array([1, 4 / 3, 5 / 3, 2, 2, 2] * 2, "f4").reshape(1, 2, 6)], "published", opset=6,
           **CLOSE)  # fmt: skip
-cases.add("upsample_bilinear", {"x": two, "align_corners": True, "half_pixel_centers": True}, opset=6,
+cases.add("upsample_bilinear", {"x": two, "align_corners": True, "half_pixel_centers": True},
+          opset=6,
           error="half_pixel_centers: cannot be true together with align_corners")
 
 # --- crop_resize ----------------------------------------------------------------------------------
@@ -350,7 +356,8 @@ for sampling, padding, value, mode, align, expected, of_whole in [
 ]:  # fmt: skip
     more = {"x": square, "sampling_mode": sampling, "padding_mode": padding, "padding_value": value,
             "coordinates_mode": mode, "align_corners": align}  # fmt: skip
-    cases.add("resample", more | {"coordinates": at}, [np.array(expected, "f4").reshape(1, 1, 2, 2)],
+    cases.add("resample", more | {"coordinates": at},
+              [np.array(expected, "f4").reshape(1, 1, 2, 2)],
               "published", fp16=False, **CLOSE)
     for dtype, opset in [(np.int32, 5), (np.int8, 7), (np.uint16, 7)]:
         cases.add("resample", more | {"coordinates": whole.astype(dtype)},
@@ -415,13 +422,15 @@ for some, high, wide in [(matrices, 3, 4), (matrices[:1], 5, 2), (matrices[1:], 
     cases.add("affine", {"x": x, "transform_matrix": some, "output_height": high,
                          "output_width": wide} | fixed, [expected.numpy().astype("f4")], "torch",
               **CLOSE)  # fmt: skip
-good = {"x": x[..., :1, :1], "transform_matrix": matrices, "output_height": 2, "output_width": 2} | fixed
+good = {"x": x[..., :1, :1], "transform_matrix": matrices, "output_height": 2,
+        "output_width": 2} | fixed
 for more, error in [({"transform_matrix": matrices[:, :5]}, "transform_matrix: has shape [2, 5]"),
                     ({"output_width": 0}, "output_height: 2 by 0 is no size"),
                     ({"x": x[0]}, "x: is"), ({"align_corners": False}, "align_corners: false"),
                     ({"padding_value": 1.0}, "padding_value: 1 is not supported"),
                     ({"sampling_mode": "nearest"}, "sampling_mode: 'nearest' is not supported"),
-                    ({"x": x[:1, :, :1].repeat(3, 0)}, "transform_matrix: has shape [2, 6], expected [3")]:
+                    ({"x": x[:1, :, :1].repeat(3, 0)},
+                     "transform_matrix: has shape [2, 6], expected [3")]:  # fmt: skip
     cases.add("affine", good | more, error=error)
 
 # --- non_maximum_suppression ----------------------------------------------------------------------
@@ -492,11 +501,13 @@ cases.add("non_maximum_suppression", {"boxes": np.zeros((1, 4, 0), "f4"),
           "no boxes", opset=7)  # fmt: skip
 good = {"boxes": apart, "scores": ties, "iou_threshold": 0.5, "score_threshold": 0.0,
         "max_boxes": 3}  # fmt: skip
-for more, error in [({"boxes": apart[..., :3]}, "boxes: has shape [1, 5, 3], expected [n, boxes, 4]"),
+for more, error in [({"boxes": apart[..., :3]},
+                     "boxes: has shape [1, 5, 3], expected [n, boxes, 4]"),
                     ({"scores": ties[:, :4]}, "scores: has shape [1, 4, 1]"),
                     ({"scores": ties[..., :0]}, "scores: has shape [1, 5, 0]"),
                     ({"max_boxes": -1}, "max_boxes: expected at least 0, got -1")]:  # fmt: skip
     cases.add("non_maximum_suppression", good | more, error=error)
-cases.add("non_maximum_suppression", good, opset=7, error="boxes: has shape [1, 5, 4], expected [n, 4")
+cases.add("non_maximum_suppression", good, opset=7,
+          error="boxes: has shape [1, 5, 4], expected [n, 4")
 
 cases.write()

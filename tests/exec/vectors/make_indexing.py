@@ -404,8 +404,9 @@ cases.add("scatter_nd", {"data": y, "indices": p, "updates": counted(3, 4)},
           [scatter_nd(y, p, counted(3, 4), "add")], "default, negative")
 cases.add("scatter_nd", {"data": y, "indices": p, "updates": counted(3, 3)},
           error="updates: is")
-cases.add("scatter_nd", {"data": y, "indices": i32(0, 4).reshape(1, 2), "updates": np.ones(1, "f4")},
-          error="indices: 4 at position 1 is not between -4 and 3")
+cases.add("scatter_nd", {"data": y, "indices": i32(0, 4).reshape(1, 2),
+                         "updates": np.ones(1, "f4")},
+          error="indices: 4 at position 1 is not between -4 and 3")  # fmt: skip
 cases.add("scatter_nd", {"data": y, "indices": np.zeros((1, 3), np.int32),
                          "updates": np.ones(1, "f4")},
           error="indices: has 3 numbers for each place")  # fmt: skip

@@ -229,7 +229,8 @@ def sliding_windows(x, axis, size, stride):
 
 
 for shape, axis, size, stride in [((2, 7, 3), 1, 3, 2), ((2, 7, 3), -1, 2, 1), ((6, 2), 0, 3, 3),
-                                  ((8,), 0, 3, 2), ((5, 3), 0, 5, 4), ((2, 9), 1, 4, 3)]:  # fmt: skip
+                                  ((8,), 0, 3, 2), ((5, 3), 0, 5, 4),
+                                  ((2, 9), 1, 4, 3)]:  # fmt: skip
     x = numbers(shape, 55)
     cases.add("sliding_windows", {"x": x, "axis": axis, "size": size, "stride": stride},
               [sliding_windows(x, axis, size, stride)])
