@@ -18,6 +18,9 @@ if(NOT TARGET yaml-cpp::yaml-cpp)  # before version 0.8
   add_library(yaml-cpp::yaml-cpp ALIAS yaml-cpp)
 endif()
 
+# Headers only; any version from 3.4 on, which includes 5.0.
+find_package(Eigen3 CONFIG REQUIRED)
+
 # Highway's and xxHash's CMake files are missing or broken in some distributions; pkg-config is not.
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)

@@ -12,7 +12,7 @@ as_root() {
 
 install_debian() {
   missing=""
-  for package in g++ cmake ninja-build pkg-config libprotobuf-dev protobuf-compiler libhwy-dev \
+  for package in g++ cmake ninja-build pkg-config libprotobuf-dev protobuf-compiler libhwy-dev libeigen3-dev \
     libxxhash-dev libfmt-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev libgtest-dev zlib1g-dev \
     libpng-dev libjpeg62-turbo-dev python3 python3-venv; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' ||
@@ -32,7 +32,7 @@ install_macos() {
     exit 1
   }
   missing=""
-  for package in cmake ninja pkg-config protobuf highway xxhash fmt nlohmann-json yaml-cpp cli11 spdlog \
+  for package in cmake ninja pkg-config protobuf highway eigen xxhash fmt nlohmann-json yaml-cpp cli11 spdlog \
     zlib libpng jpeg-turbo googletest python@3.12; do
     brew list --formula "$package" >/dev/null 2>&1 || missing="$missing $package"
   done

@@ -33,6 +33,7 @@ class Preparer {
   Status CheckOps() const;
   Status PlanOf(Block& block, bool top, Plan& plan);
   Status StepOf(Operation& op, Plan& plan);
+  Status CheckBlocks(const Operation& op) const;
   Status Constant(const Operation& op);
   Result<Value> Literal(const cmlc::Value& value, const std::string& what) const;
   Result<Slot> Define(const std::string& name, const std::string& where);
@@ -230,6 +231,33 @@ Status Preparer::Constant(const Operation& op) {
   return Ok();
 }
 
+// `cond` has two blocks without inputs that give its outputs; `while_loop` a condition and a body
+// that take all loop variables, of which the body gives the next ones.
+Status Preparer::CheckBlocks(const Operation& op) const {
+  const bool loop = op.type == "while_loop";
+  const size_t expected = loop || op.type == "cond" ? 2 : 0;
+  if (op.blocks.size() != expected)
+    return Bad(op, fmt::format("has {} blocks, expected {}", op.blocks.size(), expected));
+  if (expected == 0) return Ok();
+  const size_t variables = loop ? op.inputs.at("loop_vars").bindings.size() : 0;
+  if (loop && variables != op.outputs.size())
+    return Bad(op,
+               fmt::format("has {} loop variables, but {} outputs", variables, op.outputs.size()));
+  for (size_t i = 0; i < 2; ++i) {
+    const Block& block = op.blocks[i];
+    const std::string_view name =
+        loop ? (i == 0 ? "condition" : "body") : (i == 0 ? "first block" : "second block");
+    if (block.inputs.size() != variables)
+      return Bad(op, fmt::format("its {} has {} inputs, expected {}", name, block.inputs.size(),
+                                 variables));
+    const size_t outputs = loop && i == 0 ? 1 : op.outputs.size();
+    if (block.outputs.size() != outputs)
+      return Bad(op, fmt::format("its {} has {} outputs, expected {}", name, block.outputs.size(),
+                                 outputs));
+  }
+  return Ok();
+}
+
 Status Preparer::StepOf(Operation& op, Plan& plan) {
   const OpInfo* info = FindOp(op.type);
   if (info->structural) return Constant(op);
@@ -266,6 +294,7 @@ Status Preparer::StepOf(Operation& op, Plan& plan) {
     if (std::none_of(step.arguments.begin(), step.arguments.end(),
                      [&](const StepArgument& argument) { return argument.parameter == required; }))
       return Bad(op, fmt::format("parameter '{}' is missing", required));
+  CMLC_RETURN_IF_ERROR(CheckBlocks(op));
   for (Block& block : op.blocks)
     CMLC_RETURN_IF_ERROR(PlanOf(block, false, step.blocks.emplace_back()));
   for (const Plan& inner : step.blocks) {
@@ -412,7 +441,7 @@ std::optional<std::string> TypeMismatch(const Value& value, const ValueType& typ
     case ValueType::Kind::kEmpty:
     case ValueType::Kind::kTuple:
       return std::nullopt;
-    case ValueType::Kind::kList:
+    case ValueType::Kind::kList:  // elements are looked at when they are read
       if (value.kind == Value::Kind::kList) return std::nullopt;
       return mismatch;
     case ValueType::Kind::kDictionary:
@@ -433,7 +462,8 @@ std::optional<std::string> TypeMismatch(const Value& value, const ValueType& typ
   if (type.tensor.rank < 0) return std::nullopt;
   if (type.tensor.dimensions.size() != value.shape.size()) {
     // Files exist that leave all sizes out.
-    if (type.tensor.dimensions.empty() && type.tensor.rank == 0 && value.shape.empty())
+    if (type.tensor.dimensions.empty() &&
+        type.tensor.rank == static_cast<int64_t>(value.shape.size()))
       return std::nullopt;
     for (const Dimension& dimension : type.tensor.dimensions)
       if (dimension.variadic) return std::nullopt;
@@ -510,7 +540,19 @@ Result<std::vector<Value>> Runner::Run(std::map<std::string, Value> arguments) {
     return bad(fmt::format("there is no input '{}'", arguments.begin()->first));
   Result<std::vector<Value>> outputs = RunPlan(executable_.plan_, std::move(inputs));
   ++samples_;
-  return outputs;
+  if (outputs.ok()) return outputs;
+  // Nothing of a run that ended early is kept.
+  for (Slot slot = 0; slot < frame_.size(); ++slot)
+    if (!executable_.constants_.contains(slot)) frame_[slot] = {};
+  const Error& error = outputs.error();
+  if (error.message.starts_with(executable_.place_ + ": function")) return error;
+  return bad(error.message);
+}
+
+// Not so: codes and masks between constexpr ops.
+static bool Readable(const Value& value) {
+  return value.kind != Value::Kind::kNone &&
+         (!value.is_tensor() || value.storage != nullptr || value.weight != nullptr);
 }
 
 Result<std::vector<Value>> Runner::RunPlan(const Plan& plan, std::vector<Value> arguments) {
@@ -519,7 +561,13 @@ Result<std::vector<Value>> Runner::RunPlan(const Plan& plan, std::vector<Value> 
   arguments.clear();
   for (const Step& step : plan.steps) CMLC_RETURN_IF_ERROR(RunStep(step));
   std::vector<Value> outputs;
-  for (const Slot slot : plan.outputs) outputs.push_back(frame_[slot]);
+  for (const Slot slot : plan.outputs) {
+    outputs.push_back(frame_[slot]);
+    if (!Readable(outputs.back()))
+      return Error{ErrorKind::kBadInput,
+                   fmt::format("output {} of a block: a value of type {} cannot be read",
+                               outputs.size() - 1, NameOf(outputs.back().dtype))};
+  }
   // What is left of this block's own values goes, so that its outputs are held by the caller alone.
   for (const Slot slot : plan.inputs) frame_[slot] = {};
   for (const Step& step : plan.steps)
@@ -539,6 +587,15 @@ Status Runner::CheckOutput(const Step& step, size_t output) const {
   return Ok();
 }
 
+Status Runner::CountStep() {
+  if (options_.max_steps != 0 && steps_done_ >= options_.max_steps)
+    return Error{ErrorKind::kBadInput,
+                 fmt::format("would be step {}, more than --max-steps {} allows", steps_done_ + 1,
+                             options_.max_steps)};
+  ++steps_done_;
+  return Ok();
+}
+
 Status Runner::RunStep(const Step& step) {
   const auto failed = [&](const Error& error) {
     // An error from inside a block has its place already.
@@ -547,16 +604,11 @@ Status Runner::RunStep(const Step& step) {
                                          executable_.function_name_, step.op->type,
                                          NameOf(*step.op), error.message)};
   };
-  if (options_.max_steps != 0 && steps_done_ >= options_.max_steps)
-    return failed(
-        {ErrorKind::kBadInput, fmt::format("would be step {}, more than --max-steps {} allows",
-                                           steps_done_ + 1, options_.max_steps)});
-  ++steps_done_;
+  if (const Status status = CountStep(); !status.ok()) return failed(status.error());
   for (const StepArgument& argument : step.arguments)
     for (const Slot slot : argument.slots) {
       const Value& value = frame_[slot];
-      if (value.kind == Value::Kind::kNone ||
-          (value.is_tensor() && value.storage == nullptr && value.weight == nullptr))
+      if (!Readable(value))
         return failed(
             {ErrorKind::kBadInput, fmt::format("{}: a value of type {} cannot be read by this op",
                                                argument.parameter, NameOf(value.dtype))});

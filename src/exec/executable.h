@@ -126,7 +126,7 @@ class Executable {
 
 struct ExecutionOptions {
   uint64_t max_memory_bytes = 0;  // for values; 0: no limit
-  uint64_t max_steps = 0;         // operations in one run; 0: no limit
+  uint64_t max_steps = 0;         // operations, and blocks, in one run; 0: no limit
   bool lenient_indices = false;  // out-of-range indices of gather and its like are cut, and counted
   uint64_t seed = 0;             // of random ops
 };
@@ -153,6 +153,7 @@ class Runner {
   friend class OpContext;
   Result<std::vector<Value>> RunPlan(const Plan& plan, std::vector<Value> arguments);
   Status RunStep(const Step& step);
+  Status CountStep();
   Status CheckOutput(const Step& step, size_t output) const;
   Value& slot(Slot slot) { return frame_[slot]; }
 

@@ -164,9 +164,9 @@ Value OpContext::Take(std::string_view parameter, size_t position) {
     size_t bound = 0;
     for (const StepArgument& other : step_.arguments)
       bound += static_cast<size_t>(std::count(other.slots.begin(), other.slots.end(), slot));
-    const bool dies = std::find(step_.dead.begin(), step_.dead.end(), slot) != step_.dead.end() &&
-                      std::find(step_.captured.begin(), step_.captured.end(), slot) ==
-                          step_.captured.end();
+    const bool dies =
+        std::find(step_.dead.begin(), step_.dead.end(), slot) != step_.dead.end() &&
+        std::find(step_.captured.begin(), step_.captured.end(), slot) == step_.captured.end();
     if (bound == 1 && dies) return std::move(runner_.slot(slot));
     return runner_.slot(slot);
   }
@@ -181,7 +181,7 @@ DataType OpContext::DeclaredType(size_t output) const {
 }
 
 void OpContext::Set(size_t output, Value value) {
-  CMLC_CHECK(output < step_.outputs.size());
+  if (output >= step_.outputs.size()) return;
   runner_.slot(step_.outputs[output]) = std::move(value);
 }
 
@@ -276,9 +276,14 @@ void OpContext::ForRanges(uint64_t count, uint64_t grain,
   });
 }
 
-size_t OpContext::block_count() const { return step_.blocks.size(); }
-
 Result<std::vector<Value>> OpContext::RunBlock(size_t block, std::vector<Value> arguments) {
+  // A block counts as a step, so that a loop that does nothing comes to an end too.
+  CMLC_RETURN_IF_ERROR(runner_.CountStep());
+  const std::vector<NamedValueType>& inputs = step_.op->blocks[block].inputs;
+  for (size_t i = 0; i < inputs.size(); ++i)
+    if (inputs[i].type)
+      if (const auto mismatch = TypeMismatch(arguments[i], *inputs[i].type))
+        return Bad(fmt::format("input '{}' of a block {}", inputs[i].name, *mismatch));
   return runner_.RunPlan(step_.blocks[block], std::move(arguments));
 }
 

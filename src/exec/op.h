@@ -109,6 +109,7 @@ class OpContext {
   // The type that the file declares for an output.
   DataType DeclaredType(size_t output = 0) const;
 
+  // One that the file does not name is dropped.
   void Set(size_t output, Value value);
   void Set(Value value) { Set(0, std::move(value)); }
 
@@ -133,7 +134,8 @@ class OpContext {
 
   // --- Blocks and states ---
 
-  size_t block_count() const;
+  // There are as many blocks, with as many inputs and outputs, as `cond` and `while_loop` must
+  // have.
   Result<std::vector<Value>> RunBlock(size_t block, std::vector<Value> arguments);
   Result<Value> ReadState(const std::string& state);
   Status WriteState(const std::string& state, Value value);

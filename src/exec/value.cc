@@ -47,7 +47,7 @@ std::string ToString(const Value& value) {
     case Value::Kind::kStrings:
       return fmt::format("{} {}", NameOf(value.dtype), ToString(value.shape));
     case Value::Kind::kList:
-      return fmt::format("list of {}", value.list->size());
+      return fmt::format("list of {}", value.list->entries.size());
     case Value::Kind::kDictionary:
       return fmt::format("dictionary of {}", value.shape.empty() ? 0 : value.shape[0]);
     case Value::Kind::kState:

@@ -21,12 +21,14 @@ namespace cmlc::exec {
 
 using cmlc::ToString;
 
+struct List;
+
 struct Value {
   enum class Kind {
     kNone,
     kTensor,      // dtype, shape, and `storage` or `weight`
     kStrings,     // shape, strings
-    kList,        // list: tensors, entries that were never written are kNone
+    kList,        // list
     kDictionary,  // strings or integers as keys (`strings`; `keys`), storage: one number for each
     kState,       // state: the name of what it refers to
   };
@@ -37,7 +39,7 @@ struct Value {
   std::shared_ptr<const TensorReader> weight;  // a constant that is decoded where it is read
   std::shared_ptr<const std::vector<std::string>> strings;
   std::shared_ptr<const std::vector<int64_t>> keys;
-  std::shared_ptr<const std::vector<Value>> list;
+  std::shared_ptr<const List> list;
   std::string state;
 
   bool is_tensor() const { return kind == Kind::kTensor; }
@@ -49,6 +51,14 @@ struct Value {
     const std::span<const std::byte> bytes = storage->bytes();
     return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
   }
+};
+
+// Tensors of one type, one after the other.
+struct List {
+  DataType dtype = DataType::kUnused;  // of the elements; kUnused: any
+  std::optional<Shape> shape;          // of each element, -1 for sizes that may be any; none: any
+  bool grows = true;                   // when an entry past its end is written
+  std::vector<Value> entries;          // kNone: never written
 };
 
 // fp16, fp32, bool, and integers of 8, 16 and 32 bits: the types that values of programs have.
