@@ -255,7 +255,7 @@ TEST_F(Running, CompareIsAGate) {
               "missed: output 'z': SNR is 13.2222 dB (sample 0), expected at least 40 dB");
   ExpectFails(
       gate({"--max-error", "0.5", "--min-cosine", "1"}), 5,
-      "output 'z': largest error is 1 (sample 0), expected at most 0.5; output 'z': cosine");
+      "expected at least 1; output 'z': largest error is 1 (sample 0), expected at most 0.5");
   ExpectFails(gate({"--min-weight-snr", "w=20"}), 5, "weight 'w': SNR is 13.2222 dB");
   ExpectFails(gate({"--min-snr", "q=1"}), 2, "no output 'q'");
   ExpectFails(gate({"--min-snr", "z=many"}), 2, "--min-snr 'z=many'");
