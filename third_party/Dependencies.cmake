@@ -18,12 +18,24 @@ if(NOT TARGET yaml-cpp::yaml-cpp)  # before version 0.8
   add_library(yaml-cpp::yaml-cpp ALIAS yaml-cpp)
 endif()
 
+# Headers only; any version from 3.4 on, which includes 5.0.
+find_package(Eigen3 CONFIG REQUIRED)
+
 # Highway's and xxHash's CMake files are missing or broken in some distributions; pkg-config is not.
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
 add_library(hwy::hwy ALIAS PkgConfig::hwy)
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 add_library(xxHash::xxhash ALIAS PkgConfig::xxhash)
+
+find_package(ZLIB REQUIRED)
+# Only `predict` and `compare` read images; without these they take arrays.
+if(CMLC_PNG)
+  find_package(PNG REQUIRED)
+endif()
+if(CMLC_JPEG)
+  find_package(JPEG REQUIRED)
+endif()
 
 if(CMLC_BUILD_TESTS)
   find_package(GTest CONFIG REQUIRED)

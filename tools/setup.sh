@@ -12,9 +12,9 @@ as_root() {
 
 install_debian() {
   missing=""
-  for package in g++ cmake ninja-build pkg-config libprotobuf-dev protobuf-compiler libhwy-dev \
-    libxxhash-dev libfmt-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev libgtest-dev python3 \
-    python3-venv; do
+  for package in g++ cmake ninja-build pkg-config libprotobuf-dev protobuf-compiler libhwy-dev libeigen3-dev \
+    libxxhash-dev libfmt-dev nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libspdlog-dev libgtest-dev zlib1g-dev \
+    libpng-dev libjpeg62-turbo-dev python3 python3-venv; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' ||
       missing="$missing $package"
   done
@@ -32,8 +32,8 @@ install_macos() {
     exit 1
   }
   missing=""
-  for package in cmake ninja pkg-config protobuf highway xxhash fmt nlohmann-json yaml-cpp cli11 spdlog \
-    googletest python@3.12; do
+  for package in cmake ninja pkg-config protobuf highway eigen xxhash fmt nlohmann-json yaml-cpp cli11 spdlog \
+    zlib libpng jpeg-turbo googletest python@3.12; do
     brew list --formula "$package" >/dev/null 2>&1 || missing="$missing $package"
   done
   [ -z "$missing" ] && return

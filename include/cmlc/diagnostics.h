@@ -16,8 +16,9 @@ struct Progress {
   std::string_view stage;  // "palettize", "read", ...
   int64_t weights_done = 0;
   int64_t weights_total = 0;
-  uint64_t bytes_done = 0;  // of `bytes_total`, the bytes of the weights before the pass
-  uint64_t bytes_total = 0;
+  uint64_t bytes_done = 0;            // of `bytes_total`, the bytes of the weights before the pass
+  uint64_t bytes_total = 0;           // 0: bytes say nothing here
+  std::string_view noun = "weights";  // what is counted, where it is something else
 };
 
 class Diagnostics {

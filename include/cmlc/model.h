@@ -160,10 +160,48 @@ struct Program {
   std::string opaque;
 };
 
-// What a caller of the model sees: for reports only, the file's own description is in `shell`.
+// What a caller of the model sees: for reports and for running it; the file's own description is in
+// `shell`.
 struct Feature {
+  enum class Kind {
+    kNone,
+    kArray,
+    kImage,
+    kDictionary,
+    kSequence,
+    kState,
+    kInt64,   // a number, as models of older kinds take it
+    kDouble,  // the same
+    kString,
+  };
+  enum class Colors { kUnknown, kGray, kRgb, kBgr, kGrayFp16 };
+  struct SizeRange {
+    int64_t least = 0;
+    int64_t greatest = -1;  // -1: no limit
+  };
+  struct ImageSize {
+    int64_t width = 0;
+    int64_t height = 0;
+  };
+
   std::string name;
   std::string type;  // "fp32 [1, 3, 64, 64]", "image 640x640 RGB", ...
+  Kind kind = Kind::kNone;
+  bool optional = false;
+
+  // Of arrays and states. At most one of `shapes` and `ranges` has elements; with neither, `shape`
+  // is the only one.
+  DataType dtype = DataType::kUnused;   // kUnused: not said, or not known
+  Shape shape;                          // the default one; may be empty
+  std::vector<Shape> shapes;            // all that are allowed
+  std::vector<SizeRange> ranges;        // what is allowed for each axis
+  std::optional<double> default_value;  // of all elements, where an optional one is not given
+
+  // Of images. At most one of `sizes` and the ranges is there.
+  Colors colors = Colors::kUnknown;
+  ImageSize size;                // the default one
+  std::vector<ImageSize> sizes;  // all that are allowed
+  std::optional<SizeRange> width_range, height_range;
 };
 struct FunctionInterface {
   std::string name;

@@ -19,6 +19,7 @@ enum class ErrorKind {
   kUsage,     // an option, a rule or a combination of them cannot be met
   kBadInput,  // the input is missing, truncated, corrupt or not what it should be
   kOutput,    // the output cannot be written
+  kMissed,    // a comparison misses a threshold
   kStrict,    // something asked for by name was skipped, and --strict was given
   kInternal,  // a fault of cmlc itself
 };
@@ -35,7 +36,7 @@ struct Error {
 };
 
 // The exit code of a run that ends in this kind of error: 2 usage, 3 bad input, 4 output,
-// 6 strict, 1 internal. (0 is success, 5 is kept for a missed threshold of a comparison.)
+// 5 a missed threshold, 6 strict, 1 internal. (0 is success.)
 int ExitCode(ErrorKind kind);
 
 // Either a value or an error. `ok()` must be asked before either is taken.

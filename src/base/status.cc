@@ -21,6 +21,8 @@ int ExitCode(ErrorKind kind) {
       return 3;
     case ErrorKind::kOutput:
       return 4;
+    case ErrorKind::kMissed:
+      return 5;
     case ErrorKind::kStrict:
       return 6;
     case ErrorKind::kInternal:

@@ -9,6 +9,7 @@
 #include <google/protobuf/stubs/common.h>
 #include <google/protobuf/unknown_field_set.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "base/check.h"
@@ -434,11 +435,114 @@ std::string Describe(const wire::FeatureType& type) {
   return text;
 }
 
+DataType ArrayDtype(int32_t code) {
+  switch (code) {
+    case 65568:
+      return DataType::kFloat32;
+    case 65600:
+      return DataType::kFloat64;
+    case 131104:
+      return DataType::kInt32;
+    case 65552:
+      return DataType::kFloat16;
+    case 131080:
+      return DataType::kInt8;
+    default:
+      return DataType::kUnused;
+  }
+}
+
+// A file's sizes are any 64 bits; what no size can be is kept as the largest.
+int64_t Clamped(uint64_t size) {
+  return static_cast<int64_t>(
+      std::min<uint64_t>(size, static_cast<uint64_t>(std::numeric_limits<int64_t>::max())));
+}
+
+Feature::SizeRange RangeOf(const wire::SizeRange& range) {
+  return {Clamped(range.lowerbound()), std::max<int64_t>(-1, range.upperbound())};
+}
+
+void Fill(const wire::ArrayFeatureType& array, Feature& out) {
+  out.dtype = ArrayDtype(array.datatype());
+  out.shape.assign(array.shape().begin(), array.shape().end());
+  for (const auto& shape : array.enumeratedshapes().shapes())
+    out.shapes.emplace_back(shape.shape().begin(), shape.shape().end());
+  for (const wire::SizeRange& range : array.shaperange().sizeranges())
+    out.ranges.push_back(RangeOf(range));
+  switch (array.DefaultOptionalValue_case()) {
+    case wire::ArrayFeatureType::kIntDefaultValue:
+      out.default_value = array.intdefaultvalue();
+      break;
+    case wire::ArrayFeatureType::kFloatDefaultValue:
+      out.default_value = static_cast<double>(array.floatdefaultvalue());
+      break;
+    case wire::ArrayFeatureType::kDoubleDefaultValue:
+      out.default_value = array.doubledefaultvalue();
+      break;
+    case wire::ArrayFeatureType::DEFAULTOPTIONALVALUE_NOT_SET:
+      break;
+  }
+}
+
+void Fill(const wire::ImageFeatureType& image, Feature& out) {
+  out.colors = image.colorspace() == 10   ? Feature::Colors::kGray
+               : image.colorspace() == 20 ? Feature::Colors::kRgb
+               : image.colorspace() == 30 ? Feature::Colors::kBgr
+               : image.colorspace() == 40 ? Feature::Colors::kGrayFp16
+                                          : Feature::Colors::kUnknown;
+  out.size = {image.width(), image.height()};
+  for (const auto& size : image.enumeratedsizes().sizes())
+    out.sizes.push_back({Clamped(size.width()), Clamped(size.height())});
+  if (image.has_imagesizerange()) {
+    out.width_range = RangeOf(image.imagesizerange().widthrange());
+    out.height_range = RangeOf(image.imagesizerange().heightrange());
+  }
+}
+
+Feature FeatureOf(const wire::FeatureDescription& in) {
+  const wire::FeatureType& type = in.type();
+  Feature out;
+  out.name = in.name();
+  out.type = Describe(type);
+  out.optional = type.isoptional();
+  switch (type.Type_case()) {
+    case wire::FeatureType::kInt64Type:
+      out.kind = Feature::Kind::kInt64;
+      break;
+    case wire::FeatureType::kDoubleType:
+      out.kind = Feature::Kind::kDouble;
+      break;
+    case wire::FeatureType::kStringType:
+      out.kind = Feature::Kind::kString;
+      break;
+    case wire::FeatureType::kImageType:
+      out.kind = Feature::Kind::kImage;
+      Fill(type.imagetype(), out);
+      break;
+    case wire::FeatureType::kMultiArrayType:
+      out.kind = Feature::Kind::kArray;
+      Fill(type.multiarraytype(), out);
+      break;
+    case wire::FeatureType::kDictionaryType:
+      out.kind = Feature::Kind::kDictionary;
+      break;
+    case wire::FeatureType::kSequenceType:
+      out.kind = Feature::Kind::kSequence;
+      break;
+    case wire::FeatureType::kStateType:
+      out.kind = Feature::Kind::kState;
+      Fill(type.statetype().arraytype(), out);
+      break;
+    case wire::FeatureType::TYPE_NOT_SET:
+      break;
+  }
+  return out;
+}
+
 template <typename Repeated>
 std::vector<Feature> Describe(const Repeated& features) {
   std::vector<Feature> all;
-  for (const wire::FeatureDescription& feature : features)
-    all.push_back({feature.name(), Describe(feature.type())});
+  for (const wire::FeatureDescription& feature : features) all.push_back(FeatureOf(feature));
   return all;
 }
 

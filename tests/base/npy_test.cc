@@ -14,6 +14,7 @@ namespace {
 
 using test::BytesOf;
 using test::Fails;
+using test::FromHex;
 using test::Succeeds;
 using test::TempDir;
 using test::WriteFile;
@@ -79,11 +80,73 @@ TEST_F(Npy, ReadsLaterVersions) {
   EXPECT_TRUE(Fails(Read(Header("|u1", "(2,)"), "ab", 9), ErrorKind::kBadInput, {"version 9"}));
 }
 
+TEST_F(Npy, ReadsFortranOrder) {
+  const auto array = Read(Header("<f4", "(2, 3)", "True"), BytesOf<float>({1, 4, 2, 5, 3, 6}));
+  ASSERT_TRUE(Succeeds(array));
+  EXPECT_EQ(array->values, (std::vector<double>{1, 2, 3, 4, 5, 6}));
+  const auto deep = Read(Header("|u1", "(2, 3, 2)", "True"),
+                         BytesOf<uint8_t>({0, 6, 2, 8, 4, 10, 1, 7, 3, 9, 5, 11}));
+  ASSERT_TRUE(Succeeds(deep));
+  EXPECT_EQ(deep->values, (std::vector<double>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}));
+}
+
+TEST_F(Npy, ReadsBigEndianElements) {
+  const auto expect = [&](const std::string& descr, std::string_view hex,
+                          const std::vector<double>& values) {
+    const auto array = Read(Header(descr, fmt::format("({},)", values.size())), FromHex(hex));
+    ASSERT_TRUE(Succeeds(array)) << descr;
+    EXPECT_EQ(array->values, values) << descr;
+  };
+  expect(">f2", "3c00 c000", {1, -2});
+  expect(">f4", "3f800000 c0000000", {1, -2});
+  expect(">f8", "3ff0000000000000", {1});
+  expect(">i2", "0102 ffff", {258, -1});
+  expect(">i4", "00010203", {66051});
+  expect(">i8", "fffffffffffffffe", {-2});
+  expect(">u2", "ffff", {65535});
+  expect("|b1", "00 01 07", {0, 1, 1});
+}
+
+TEST_F(Npy, ReadsRowsInEitherOrder) {
+  for (const char* order : {"False", "True"}) {
+    const bool fortran = order[0] == 'T';
+    ASSERT_TRUE(Succeeds(
+        Read(Header(">i2", "(3, 2)", order), fortran ? FromHex("0000 0002 0004 0001 0003 0005")
+                                                     : FromHex("0000 0001 0002 0003 0004 0005"))));
+    auto reader = NpyReader::Open(dir_ / "a.npy");
+    ASSERT_TRUE(Succeeds(reader));
+    EXPECT_EQ(reader->dtype(), DataType::kInt16);
+    EXPECT_EQ(reader->shape(), (Shape{3, 2}));
+    for (const uint64_t row : {2, 0, 1}) {
+      const auto array = reader->ReadRow(row);
+      ASSERT_TRUE(Succeeds(array));
+      EXPECT_EQ(array->shape, Shape{2});
+      const auto first = static_cast<int16_t>(2 * row);
+      EXPECT_EQ(array->bytes, BytesOf<int16_t>({first, static_cast<int16_t>(first + 1)}))
+          << order << " " << row;
+    }
+  }
+}
+
+TEST_F(Npy, WritesWhatItReads) {
+  for (const Shape& shape : {Shape{}, Shape{3}, Shape{0, 5}, Shape{2, 3, 4}}) {
+    const std::string header = NpyHeader(NpyDescr(DataType::kUInt8), shape);
+    EXPECT_EQ(header.size() % 64, 0u);
+    WriteFile(dir_ / "a.npy", header + std::string(24, '\1'));
+    const auto array = ReadNpy(dir_ / "a.npy");
+    ASSERT_TRUE(Succeeds(array));
+    EXPECT_EQ(array->shape, shape);
+  }
+}
+
 TEST_F(Npy, RefusesWhatItCannotRead) {
-  EXPECT_TRUE(Fails(Read(Header("<f4", "(2, 2)", "True"), std::string(16, 'x')),
-                    ErrorKind::kBadInput, {"a.npy", "Fortran order"}));
-  EXPECT_TRUE(Fails(Read(Header(">f4", "(1,)"), "abcd"), ErrorKind::kBadInput, {">f4"}));
-  EXPECT_TRUE(Fails(Read(Header("|O", "(1,)"), "abcd"), ErrorKind::kBadInput, {"|O"}));
+  EXPECT_TRUE(Fails(Read(Header("|O", "(1,)"), "abcd"), ErrorKind::kBadInput, {"a.npy", "|O"}));
+  EXPECT_TRUE(Fails(Read(Header("<f4", "(1,)", "Maybe"), "abcd"), ErrorKind::kBadInput,
+                    {"fortran_order is Maybe"}));
+  EXPECT_TRUE(
+      Fails(Read("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", "abcd"),
+            ErrorKind::kBadInput, {"holds elements of type"}));
+  EXPECT_TRUE(Fails(Read(Header("<f4", "(-1,)"), "abcd"), ErrorKind::kBadInput, {"shape (-1,)"}));
   EXPECT_TRUE(Fails(Read("{}", ""), ErrorKind::kBadInput, {"header lacks descr"}));
 }
 

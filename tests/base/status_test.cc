@@ -48,6 +48,7 @@ TEST(ExitCode, TellsKindsApart) {
   EXPECT_EQ(ExitCode(ErrorKind::kUsage), 2);
   EXPECT_EQ(ExitCode(ErrorKind::kBadInput), 3);
   EXPECT_EQ(ExitCode(ErrorKind::kOutput), 4);
+  EXPECT_EQ(ExitCode(ErrorKind::kMissed), 5);
   EXPECT_EQ(ExitCode(ErrorKind::kStrict), 6);
 }
 

@@ -63,10 +63,11 @@ void Console::Report(const Progress& progress) {
                          : std::chrono::duration_cast<Clock::duration>(kPlainLine)))
     return;
   last_ = now;
-  std::string line =
-      fmt::format("{}: {} of {} weights, {} of {} MB", progress.stage, progress.weights_done,
-                  progress.weights_total, Thousands(progress.bytes_done / 1'000'000),
-                  Thousands(progress.bytes_total / 1'000'000));
+  std::string line = fmt::format("{}: {} of {} {}", progress.stage, progress.weights_done,
+                                 progress.weights_total, progress.noun);
+  if (progress.bytes_total > 0)
+    line += fmt::format(", {} of {} MB", Thousands(progress.bytes_done / 1'000'000),
+                        Thousands(progress.bytes_total / 1'000'000));
   if (progress.bytes_done > 0) {
     const double elapsed = std::chrono::duration<double>(now - start_).count();
     const double left = elapsed * static_cast<double>(progress.bytes_total - progress.bytes_done) /

@@ -1,6 +1,7 @@
 // cmlc: compresses the weights of Core ML models.
 //
-// A subcommand for every pass, made from what the pass declares, and a few that only look.
+// A subcommand for every pass, made from what the pass declares, and a few that only look or run
+// models (running.h).
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -19,6 +20,7 @@
 #include "cmlc/signals.h"
 #include "console.h"
 #include "reports.h"
+#include "running.h"
 
 namespace cmlc::tool {
 namespace {
@@ -241,7 +243,9 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", "cmlc " CMLC_VERSION);
   app.require_subcommand(1);
   app.footer(
-      "Exit codes: 0 success, 2 usage, 3 bad input, 4 output cannot be written, 6 --strict.\n"
+      "Exit codes: 0 success, 2 usage, 3 bad input, 4 output cannot be written, 5 a missed limit "
+      "of "
+      "compare, 6 --strict.\n"
       "`cmlc COMMAND --help` shows a command's options.");
 
   std::deque<PassCommand> commands;
@@ -263,6 +267,7 @@ int Main(int argc, char** argv) {
   lint_app->add_option("--device", lint_device, "only what concerns cpu, gpu, ane or all of them")
       ->type_name("TEXT");
   lint_app->add_flag("--strict", lint_strict, "fail (exit code 6) if there is anything to list");
+  RunningCommands running(app);
   CLI::App* passes_app = app.add_subcommand("passes", "list the passes with their summaries");
 
   try {
@@ -280,6 +285,7 @@ int Main(int argc, char** argv) {
   }
 
   InstallSignalCleanup();
+  if (running.asked()) return running.Run();
   if (*passes_app) {
     for (const PassInfo& info : AllPasses())
       fmt::print("{:<12} {}\n", std::string(info.name), std::string(info.summary));

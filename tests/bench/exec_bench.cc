@@ -1,0 +1,136 @@
+// Times the interpreter on a package whose inputs are all fp32.
+//
+//   cmlc_exec_bench MODEL.mlpackage [--runs N] [--threads N] [--isa LEVEL] [--inputs FOLDER]
+//                   [--output FILE] [--ops]
+//
+// Prints wall seconds and CPU seconds of every run after the first, one run a line. Inputs are
+// NAME.bin in FOLDER, raw fp32 (zeros without it); the first output of the last run goes to FILE in
+// the same form. --ops prints the wall time of every kind of operation instead.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cmlc/package.h"
+#include "exec/executable.h"
+#include "exec/isa/kernels.h"
+
+namespace {
+
+using namespace cmlc;
+using Clock = std::chrono::steady_clock;
+
+double Since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+[[noreturn]] void Fail(const std::string& message) {
+  std::fprintf(stderr, "error: %s\n", message.c_str());
+  std::exit(1);
+}
+
+template <typename T>
+T Need(Result<T> result) {
+  if (!result.ok()) Fail(result.error().message);
+  return std::move(result).value();
+}
+
+// Adds up the time between Before and After.
+class OpTimes : public exec::Observer {
+ public:
+  bool Wants(const Operation&) const override { return true; }
+  void Before(const Operation&, const Arguments&) override { begin_ = Clock::now(); }
+  void After(const Operation& op, std::span<const exec::Value>) override {
+    auto& [seconds, count] = times[op.type];
+    seconds += Since(begin_);
+    ++count;
+  }
+  std::map<std::string, std::pair<double, int>> times;
+
+ private:
+  Clock::time_point begin_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string path, inputs, output;
+  int runs = 10, threads = 1;
+  bool ops = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const auto next = [&] { return ++i < argc ? std::string(argv[i]) : std::string(); };
+    if (word == "--runs")
+      runs = std::max(1, std::atoi(next().c_str()));
+    else if (word == "--threads")
+      threads = std::atoi(next().c_str());
+    else if (word == "--inputs")
+      inputs = next();
+    else if (word == "--output")
+      output = next();
+    else if (word == "--ops")
+      ops = true;
+    else if (word == "--isa") {
+      const std::string level = next();
+      if (!exec::PinKernels(level)) Fail("--isa: this processor has no level '" + level + "'");
+    } else
+      path = word;
+  }
+  if (path.empty()) Fail("expected a package");
+  const auto package = Need(Package::Open(path));
+  if (!package->model().program) Fail("expected an ML Program");
+  OpTimes times;
+  const auto executable = Need(exec::Executable::Prepare(
+      *package->model().program, "main", package->tensors(), path, ops ? &times : nullptr));
+  ThreadPool pool(threads);
+  exec::Runner runner(*executable, pool);
+  std::map<std::string, exec::Value> arguments;
+  for (const NamedValueType& input : executable->inputs()) {
+    Shape shape;
+    for (const Dimension& dimension : input.type->tensor.dimensions)
+      shape.push_back(static_cast<int64_t>(dimension.size));
+    exec::Value value = Need(exec::MakeTensor(DataType::kFloat32, shape, runner.memory()));
+    const std::span<const std::byte> bytes = value.storage->bytes();
+    std::memset(value.storage->data(), 0, bytes.size());
+    if (!inputs.empty()) {
+      std::ifstream in(std::filesystem::path(inputs) / (input.name + ".bin"), std::ios::binary);
+      if (!in.read(reinterpret_cast<char*>(value.storage->data()),
+                   static_cast<std::streamsize>(bytes.size())))
+        Fail("cannot read the input '" + input.name + "'");
+    }
+    arguments.emplace(input.name, std::move(value));
+  }
+  std::vector<exec::Value> results;
+  for (int run = 0; run <= runs; ++run) {
+    if (run == 1) times.times.clear();
+    results.clear();
+    const std::clock_t cpu_begin = std::clock();
+    const Clock::time_point begin = Clock::now();
+    results = Need(runner.Run(arguments));
+    const double seconds = Since(begin);
+    const double cpu = static_cast<double>(std::clock() - cpu_begin) / CLOCKS_PER_SEC;
+    if (run != 0 && !ops) std::printf("%.6f %.6f\n", seconds, cpu);
+  }
+  if (ops) {
+    std::vector<std::pair<double, std::string>> sorted;
+    for (const auto& [type, time] : times.times) sorted.emplace_back(time.first / runs, type);
+    std::sort(sorted.rbegin(), sorted.rend());
+    for (const auto& [seconds, type] : sorted)
+      std::printf("%9.3f ms  %4d x %s\n", seconds * 1e3, times.times[type].second / runs,
+                  type.c_str());
+  }
+  if (!output.empty()) {
+    const std::span<const std::byte> bytes = results.at(0).storage->bytes();
+    std::ofstream(output, std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+  }
+  return 0;
+}
