@@ -84,8 +84,10 @@ struct OutputComparison {
   uint64_t not_finite_in_one = 0;  // elements that are NaN or infinite in one model: a failure
 };
 
+// A weight of both models: of one name, or (some tools rename what they compress) of one shape and
+// read by the same operation through the same parameter.
 struct WeightComparison {
-  std::string name;  // with the function in front where there are several
+  std::string name;  // A's, with the function in front where there are several
   std::string shape;
   std::string form_a, form_b;
   uint64_t elements = 0;

@@ -34,7 +34,8 @@ using Metric = Threshold::Metric;
 // --- Weights ------------------------------------------------------------------------------------
 
 struct Site {
-  std::string key;  // that finds the weight of the other model
+  std::string key;         // that finds the weight of the other model
+  std::string reader_key;  // the same by the op that reads it, where tools have renamed the weight
   std::string name;
   std::string type;
   std::string form;
@@ -47,7 +48,7 @@ struct Site {
 struct Weights {
   std::deque<GraphIndex> indices;
   std::vector<Site> sites;
-  std::map<std::string, size_t> by_key;
+  std::map<std::string, size_t> by_key, by_reader;
 };
 
 Result<Weights> WeightsOf(Package& package) {
@@ -80,7 +81,10 @@ Result<Weights> WeightsOf(Package& package) {
             return;
           }
           site.reader = std::move(*reader);
+          if (!found.weight.consumers.empty())
+            site.reader_key = block.label + "/" + ToString(found.weight.consumers[0]);
           out.by_key.emplace(site.key, out.sites.size());
+          out.by_reader.emplace(site.reader_key, out.sites.size());
           out.sites.push_back(std::move(site));
         }
       }
@@ -137,23 +141,33 @@ Status CompareWeights(const Weights& a, const Weights& b, ThreadPool& pool, Comp
   const auto described = [](const Site& site) {
     return fmt::format("{} {}", site.name, site.type);
   };
-  uint64_t elements_b = 0;
+  // By name, then among what is left by the op that reads it: some tools give a weight another name
+  // when they compress it.
+  std::set<const Site*> taken;
+  std::map<const Site*, const Site*> partners;
+  const auto match = [&](const std::map<std::string, size_t>& places, std::string Site::*key) {
+    for (const Site& site : a.sites) {
+      const auto found = places.find(site.*key);
+      if (partners.contains(&site) || found == places.end() || (site.*key).empty()) continue;
+      const Site& other = b.sites[found->second];
+      if (other.shape == site.shape && taken.insert(&other).second) partners.emplace(&site, &other);
+    }
+  };
+  match(b.by_key, &Site::key);
+  match(b.by_reader, &Site::reader_key);
   for (const Site& site : a.sites) {
     if (site.bytes != 0) report.weight_elements += site.elements;
     report.weight_bytes_a += site.bytes;
-    const auto found = b.by_key.find(site.key);
-    if (found == b.by_key.end() || b.sites[found->second].shape != site.shape) {
+    if (const auto partner = partners.find(&site); partner != partners.end())
+      pairs.push_back({&site, partner->second});
+    else
       report.only_in_a.push_back(described(site));
-      continue;
-    }
-    pairs.push_back({&site, &b.sites[found->second]});
   }
+  uint64_t elements_b = 0;
   for (const Site& site : b.sites) {
     if (site.bytes != 0) elements_b += site.elements;
     report.weight_bytes_b += site.bytes;
-    const auto found = a.by_key.find(site.key);
-    if (found == a.by_key.end() || a.sites[found->second].shape != site.shape)
-      report.only_in_b.push_back(described(site));
+    if (!taken.contains(&site)) report.only_in_b.push_back(described(site));
   }
   const auto bits = [](uint64_t bytes, uint64_t elements) {
     return elements == 0 ? 0 : static_cast<double>(bytes) * 8 / static_cast<double>(elements);

@@ -55,7 +55,7 @@ std::vector<std::string> Names(const fs::path& folder) {
 
 // Gives back its input, and a weight.
 void WriteModel(const fs::path& path, const std::vector<float>& weight,
-                DataType dtype = DataType::kFloat32) {
+                DataType dtype = DataType::kFloat32, const std::string& name = "w") {
   PackageBuilder package(7);
   package.DescribeInput("x", DataType::kFloat32, {1, 2});
   package.DescribeOutput("y", DataType::kFloat32);
@@ -63,9 +63,9 @@ void WriteModel(const fs::path& path, const std::vector<float>& weight,
   package.FunctionInput("main", "x", TensorType(DataType::kFloat32, {1, 2}));
   BlockBuilder main = package.Function("main");
   const Shape shape = {1, static_cast<int64_t>(weight.size())};
-  main.BlobConst("w", dtype, shape, FloatBytes(dtype, weight));
+  main.BlobConst(name, dtype, shape, FloatBytes(dtype, weight));
   main.Op("identity", "y", {{"x", "x"}}, TensorType(DataType::kFloat32, {1, 2}));
-  main.Op("identity", "z", {{"x", "w"}}, TensorType(dtype, shape));
+  main.Op("identity", "z", {{"x", name}}, TensorType(dtype, shape));
   main.Output("y");
   main.Output("z");
   package.Write(path);
@@ -217,6 +217,16 @@ TEST_F(Running, CompareMatchesCompressedWeightsByName) {
       Run({"compare", "s.mlpackage", "d.mlpackage", "--random", "2", "--max-error", "0"});
   EXPECT_EQ(same.exit_code, 0) << same.err;
   EXPECT_NE(same.out.find("1 equal"), std::string::npos) << same.out;
+}
+
+TEST_F(Running, CompareMatchesRenamedWeightsByWhatReadsThem) {
+  WriteModel(dir_ / "r.mlpackage", {1, 2, 5}, DataType::kFloat32, "w_palettized");
+  const Outcome run = Run({"compare", "a.mlpackage", "r.mlpackage"});
+  EXPECT_EQ(run.exit_code, 0);
+  EXPECT_NE(run.out.find("  w [1, 3]: fp32 -> fp32, 32.00 -> 32.00 bits, SNR 13.22 dB"),
+            std::string::npos)
+      << run.out;
+  EXPECT_EQ(run.out.find("only in"), std::string::npos) << run.out;
 }
 
 TEST_F(Running, CompareListsWhatOnlyOneHas) {
