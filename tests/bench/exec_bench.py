@@ -306,7 +306,7 @@ def main() -> int:
     parser.add_argument("--nets", default="resnet50,mobilenet,transformer")
     parser.add_argument("--runs", type=int, default=4, help="runs of each program in a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--isa", default="", help="v1, v3 or v4: what cmlc is held to")
+    parser.add_argument("--isa", default="", help="v1 or v3: what cmlc is held to")
     parser.add_argument("--keep", default="", help="a folder for the packages")
     args = parser.parse_args()
     makers = {"resnet50": resnet50, "mobilenet": mobilenet, "transformer": transformer}

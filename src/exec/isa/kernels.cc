@@ -15,7 +15,6 @@ namespace cmlc::exec {
 const IsaKernels* KernelsV1();
 #ifdef CMLC_ISA_LEVELS
 const IsaKernels* KernelsV3();
-const IsaKernels* KernelsV4();
 #endif
 
 namespace {
@@ -47,18 +46,16 @@ unsigned SavedState() {
 
 bool Has(unsigned have, unsigned wanted) { return (have & wanted) == wanted; }
 
-// 1, 3 or 4. Level 3 is AVX2, BMI1, BMI2, F16C, FMA, LZCNT and MOVBE on top of level 2; level 4
-// AVX-512 F, BW, CD, DQ and VL.
-int Level() {
+// Level 3: AVX2, BMI1, BMI2, F16C, FMA, LZCNT and MOVBE on top of level 2. There is nothing for
+// level 4 (AVX-512) yet: kernels for it are worth having once they can be tested on such a
+// processor.
+bool HasLevel3() {
   const Registers basic = Cpuid(1), extended = Cpuid(7), amd = Cpuid(0x80000001u);
   // SSE3, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, OSXSAVE, AVX, F16C
-  if (!Has(basic.c, Bits({0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29}))) return 1;
-  if (!Has(amd.c, Bits({0, 5}))) return 1;          // LAHF, LZCNT
-  if (!Has(extended.b, Bits({3, 5, 8}))) return 1;  // BMI1, AVX2, BMI2
-  const unsigned saved = SavedState();
-  if (!Has(saved, Bits({1, 2}))) return 1;
-  if (!Has(extended.b, Bits({16, 17, 28, 30, 31}))) return 3;  // F, DQ, CD, BW, VL
-  return Has(saved, Bits({5, 6, 7})) ? 4 : 3;
+  if (!Has(basic.c, Bits({0, 9, 12, 13, 19, 20, 22, 23, 27, 28, 29}))) return false;
+  if (!Has(amd.c, Bits({0, 5}))) return false;          // LAHF, LZCNT
+  if (!Has(extended.b, Bits({3, 5, 8}))) return false;  // BMI1, AVX2, BMI2
+  return Has(SavedState(), Bits({1, 2}));
 }
 
 #endif
@@ -66,9 +63,7 @@ int Level() {
 std::vector<const IsaKernels*> Supported() {
   std::vector<const IsaKernels*> kernels = {KernelsV1()};
 #ifdef CMLC_ISA_LEVELS
-  const int level = Level();
-  if (level >= 3) kernels.push_back(KernelsV3());
-  if (level >= 4) kernels.push_back(KernelsV4());
+  if (HasLevel3()) kernels.push_back(KernelsV3());
 #endif
   return kernels;
 }

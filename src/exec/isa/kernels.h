@@ -1,7 +1,7 @@
 // Inner loops that are compiled once for each instruction set, and picked when the program runs.
 //
-// One portable binary runs on processors without AVX2 and still uses AVX-512 where it is there. The
-// loops are in kernels_impl.h, which kernels_v1.cc, kernels_v3.cc and kernels_v4.cc include, each
+// One portable binary runs on processors without AVX2 and still uses AVX2 where it is there. The
+// loops are in kernels_impl.h, which kernels_v1.cc and kernels_v3.cc include, each
 // compiled for its level of x86-64 (the first one is all there is on other processors). For a copy
 // to stay where it belongs, nothing that a linker may merge with a function of the same name
 // elsewhere is used there: Eigen is in a namespace of its own for each level, everything else has
@@ -37,7 +37,7 @@ struct Window {
 };
 
 struct IsaKernels {
-  const char* name;  // "v1", "v3", "v4"; "generic" on other processors than x86-64
+  const char* name;  // "v1", "v3"; "generic" on other processors than x86-64
 
   // c (m x n) = a (m x k) * b (k x n), or c += a * b. Rows start `lda`, `ldb`, `ldc` elements
   // apart. With `transpose_a` what is stored is k x m, with `transpose_b` n x k. c overlaps
