@@ -26,7 +26,7 @@ inline exec::Value Floats(const Shape& shape, const std::vector<float>& values,
   const std::string halves = dtype == DataType::kFloat16 ? Fp16Bytes(values) : "";
   if (dtype == DataType::kFloat16)
     std::memcpy(made->storage->data(), halves.data(), halves.size());
-  else
+  else if (!values.empty())
     std::memcpy(made->storage->data(), values.data(), values.size() * sizeof(float));
   return std::move(*made);
 }

@@ -28,7 +28,10 @@ std::string NpyBytes(DataType dtype, const Shape& shape, const std::string& elem
 }
 
 void Put(std::string& bytes, uint64_t value, size_t width) {
-  for (size_t i = 0; i < width; ++i) bytes += static_cast<char>(value >> (8 * i) & 0xff);
+  for (size_t i = 0; i < width; ++i) {
+    bytes += static_cast<char>(value & 0xff);
+    value >>= 8;
+  }
 }
 
 // A zip file by the format's own rules, deflated or stored, with zip64 records or not.
