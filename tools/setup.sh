@@ -3,6 +3,8 @@
 #
 #   tools/setup.sh          everything
 #   tools/setup.sh deps     only install what is missing
+#
+# CMLC_PRESET names another preset of CMakePresets.json than release.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -55,7 +57,8 @@ case "$(uname -s)" in
 esac
 [ "${1:-}" = deps ] && exit 0
 
-cmake --preset release -DCMLC_BUILD_TESTS=OFF
-cmake --build --preset release
-build/release/cmlc palettize --nbits 4 examples/digits/digits.mlpackage \
+preset="${CMLC_PRESET:-release}"
+cmake --preset "$preset" -DCMLC_BUILD_TESTS=OFF
+cmake --build --preset "$preset"
+"build/$preset/cmlc" palettize --nbits 4 examples/digits/digits.mlpackage \
   -o build/digits-palettized.mlpackage

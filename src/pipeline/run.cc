@@ -36,8 +36,10 @@ namespace {
 // Constants of fewer elements than this stay in the model message, as coremltools has it.
 constexpr uint64_t kLeastBlobElements = 10;
 constexpr int32_t kSpecIos18 = 9;
-// What the results of a batch may take in memory, about, and how many weights may be in it.
-constexpr uint64_t kBatchBytes = 24 << 20;
+// How many bytes of weights may be in a batch, and how many weights. Small ones no more for each
+// thread than what stays in the cache, so that it need not be fetched again for writing.
+constexpr uint64_t kBatchBytes = 96 << 20;
+constexpr uint64_t kCachedBytes = 24 << 20;
 constexpr size_t kBatchWeights = 512;
 // Plain weights of up to this many elements may be in a batch with others if there are enough for
 // all threads: some steps, like k-means itself, are one thread's work, and a few pieces of a weight
@@ -344,7 +346,11 @@ size_t Runner::EndOfBatch(std::span<const Job> jobs, size_t begin) const {
   size_t end = begin;
   for (uint64_t bytes = 0; end < jobs.size() && end - begin < kBatchWeights; ++end) {
     bytes += InputBytes(jobs[end]);
-    if (end > begin && (needs_all_threads(jobs[end]) || bytes > 4 * kBatchBytes)) break;
+    const uint64_t most =
+        IsLarge(jobs[end])
+            ? kBatchBytes
+            : std::min(kBatchBytes, kCachedBytes * static_cast<uint64_t>(pool_.threads()));
+    if (end > begin && (needs_all_threads(jobs[end]) || bytes > most)) break;
   }
   if (end - begin >= static_cast<size_t>(pool_.threads())) return end;
   // Too few to keep all threads busy unless those work together on what is not small.

@@ -1,11 +1,14 @@
 // Times the interpreter on a package whose inputs are all fp32.
 //
 //   cmlc_exec_bench MODEL.mlpackage [--runs N] [--threads N] [--isa LEVEL] [--inputs FOLDER]
-//                   [--output FILE] [--ops]
+//                   [--output FILE] [--ops] [--memory]
 //
 // Prints wall seconds and CPU seconds of every run after the first, one run a line. Inputs are
 // NAME.bin in FOLDER, raw fp32 (zeros without it); the first output of the last run goes to FILE in
-// the same form. --ops prints the wall time of every kind of operation instead.
+// the same form. --ops prints the wall time of every kind of operation instead; --memory (Linux)
+// three numbers of bytes instead: by how much the process grew at its most while the program was
+// prepared and run, mapped files included; what of the weights files is used; and what the values
+// that live at a time take at their most.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -15,6 +18,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -42,6 +46,25 @@ T Need(Result<T> result) {
   return std::move(result).value();
 }
 
+// A line of /proc/self/status, in bytes.
+uint64_t StatusBytes(const std::string& key) {
+  std::ifstream in("/proc/self/status");
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with(key + ":")) return std::strtoull(&line[key.size() + 1], nullptr, 10) * 1024;
+  Fail("/proc/self/status has no " + key);
+}
+
+// Bytes that the constants of a block refer to in weights files.
+uint64_t WeightBytes(Block& block, const TensorStore& store) {
+  std::set<TensorId> seen;
+  uint64_t bytes = 0;
+  ForEachValue(block, [&](Value& value) {
+    const auto* id = std::get_if<TensorId>(&value.content);
+    if (id != nullptr && seen.insert(*id).second) bytes += store.info(*id).size_bytes;
+  });
+  return bytes;
+}
+
 // Adds up the time between Before and After.
 class OpTimes : public exec::Observer {
  public:
@@ -63,7 +86,7 @@ class OpTimes : public exec::Observer {
 int main(int argc, char** argv) {
   std::string path, inputs, output;
   int runs = 10, threads = 1;
-  bool ops = false;
+  bool ops = false, memory = false;
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     const auto next = [&] { return ++i < argc ? std::string(argv[i]) : std::string(); };
@@ -77,6 +100,8 @@ int main(int argc, char** argv) {
       output = next();
     else if (word == "--ops")
       ops = true;
+    else if (word == "--memory")
+      memory = true;
     else if (word == "--isa") {
       const std::string level = next();
       if (!exec::PinKernels(level)) Fail("--isa: this processor has no level '" + level + "'");
@@ -86,6 +111,12 @@ int main(int argc, char** argv) {
   if (path.empty()) Fail("expected a package");
   const auto package = Need(Package::Open(path));
   if (!package->model().program) Fail("expected an ML Program");
+  uint64_t before = 0;
+  if (memory) {
+    // The most so far is forgotten (proc(5)).
+    std::ofstream("/proc/self/clear_refs") << "5";
+    before = StatusBytes("VmRSS");
+  }
   OpTimes times;
   const auto executable = Need(exec::Executable::Prepare(
       *package->model().program, "main", package->tensors(), path, ops ? &times : nullptr));
@@ -116,7 +147,7 @@ int main(int argc, char** argv) {
     results = Need(runner.Run(arguments));
     const double seconds = Since(begin);
     const double cpu = static_cast<double>(std::clock() - cpu_begin) / CLOCKS_PER_SEC;
-    if (run != 0 && !ops) std::printf("%.6f %.6f\n", seconds, cpu);
+    if (run != 0 && !ops && !memory) std::printf("%.6f %.6f\n", seconds, cpu);
   }
   if (ops) {
     std::vector<std::pair<double, std::string>> sorted;
@@ -125,6 +156,13 @@ int main(int argc, char** argv) {
     for (const auto& [seconds, type] : sorted)
       std::printf("%9.3f ms  %4d x %s\n", seconds * 1e3, times.times[type].second / runs,
                   type.c_str());
+  }
+  if (memory) {
+    Block& block = *ActiveBlock(package->model().program->functions.at("main"));
+    std::printf("%llu %llu %llu\n",
+                static_cast<unsigned long long>(StatusBytes("VmHWM") - before),
+                static_cast<unsigned long long>(WeightBytes(block, package->tensors())),
+                static_cast<unsigned long long>(runner.memory().peak_bytes()));
   }
   if (!output.empty()) {
     const std::span<const std::byte> bytes = results.at(0).storage->bytes();

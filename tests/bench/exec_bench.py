@@ -6,7 +6,8 @@
 Each net is described once, in fp32 with random weights, and written out three times: as a Core ML
 package (coremltools), as an ONNX model (onnx.helper), and as PyTorch functions. The programs take
 turns, and what is compared is CPU time, which a busy machine disturbs least. The outputs must
-agree. Needs coremltools, onnx, onnxruntime and torch. Exit status 1 if anything fails or differs.
+agree. The memory that cmlc takes for preparing and running a net is held against its weights plus
+twice the values that live at a time (Linux). Needs coremltools, onnx, onnxruntime and torch. Exit status 1 if anything fails or differs.
 """
 
 from __future__ import annotations
@@ -297,7 +298,21 @@ def compare(name: str, net: Net, args: argparse.Namespace, folder: Path) -> bool
               f"{best['cmlc'] / best[program]:5.2f} times that")
     print(f"{name:12} greatest difference to onnxruntime / greatest value: {off:.1e} "
           f"(torch: {off_torch:.1e})")
-    return bool(off < 1e-4)
+    return bool(off < 1e-4) and memory(name, [args.bench, str(package), "--runs", "2"])
+
+
+def memory(name: str, command: list[str]) -> bool:
+    """Whether the process grows by no more than the weights and twice the greatest live set."""
+    if not sys.platform.startswith("linux"):
+        return True
+    done = subprocess.run([*command, "--memory"], capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"{name}: {done.stderr.strip()}")
+        return False
+    grown, weights, live = (int(n) / 2**20 for n in done.stdout.split())
+    print(f"{name:12} memory: {grown:.1f} MiB; weights {weights:.1f} MiB, values that live at a time "
+          f"{live:.1f} MiB: {grown / (weights + 2 * live):.2f} of weights + 2 x values")
+    return grown <= weights + 2 * live
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ well, and is compared with
 
 Models with explicit recurrent states run over frames of a recording, each runtime with its own
 states. Prints the SNR of every output, the lowest of all inputs, and at the end a line that says
-only "N passed, M failed, K skipped". Without the packages of requirements-models.txt, or without the
+only "N passed, M failed, K skipped". Without the packages of requirements-runtimes.txt, or without the
 models, exits with 77.
 """
 
