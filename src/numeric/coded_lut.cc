@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "numeric/half.h"
@@ -295,6 +296,130 @@ CodedLut FitCodedLut(const Points& points, std::span<const float> start, size_t 
   for (const int code : best.codes)
     lut.entries.push_back(RoundEntry(best.scale * (code - best.zero_point), type.scale_type));
   return lut;
+}
+
+namespace {
+
+// What the vectors that are nearest to each of some entries add up to.
+struct VectorSums {
+  std::vector<double> sums;      // by entry and element
+  std::vector<uint64_t> counts;  // by entry
+  double error = 0;              // squared distances to the entries
+};
+
+Result<VectorSums> SumNearest(const VectorSource& source, size_t dim,
+                              std::span<const float> entries, ThreadPool& pool) {
+  // So many pieces at a time, added in their order.
+  constexpr size_t kPieces = 32;
+  VectorSums total{.sums = std::vector<double>(entries.size(), 0.0),
+                   .counts = std::vector<uint64_t>(entries.size() / dim, 0)};
+  for (size_t begin = 0; begin < source.pieces(); begin += kPieces) {
+    std::vector<VectorSums> parts(std::min(kPieces, source.pieces() - begin));
+    std::vector<Status> states(parts.size());
+    pool.For(parts.size(), [&](size_t i, int) {
+      VectorSums& part = parts[i];
+      part.sums.assign(total.sums.size(), 0.0);
+      part.counts.assign(total.counts.size(), 0);
+      std::vector<uint8_t> codes;
+      states[i] = source.Visit(begin + i, [&](uint64_t, std::span<const float> vectors) {
+        codes.resize(vectors.size() / dim);
+        part.error += AssignVectors(vectors, dim, entries, codes.data());
+        for (size_t v = 0; v < codes.size(); ++v) {
+          double* sums = part.sums.data() + codes[v] * dim;
+          for (size_t j = 0; j < dim; ++j) sums[j] += static_cast<double>(vectors[v * dim + j]);
+          ++part.counts[codes[v]];
+        }
+      });
+    });
+    for (size_t i = 0; i < parts.size(); ++i) {
+      CMLC_RETURN_IF_ERROR(states[i]);
+      for (size_t k = 0; k < total.sums.size(); ++k) total.sums[k] += parts[i].sums[k];
+      for (size_t k = 0; k < total.counts.size(); ++k) total.counts[k] += parts[i].counts[k];
+      total.error += parts[i].error;
+    }
+  }
+  return total;
+}
+
+// The elements of entries, each as often as vectors are nearest to its entry.
+Points ElementPoints(std::span<const float> entries, size_t dim,
+                     const std::vector<uint64_t>& counts) {
+  std::vector<size_t> order(entries.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return entries[a] != entries[b] ? entries[a] < entries[b] : a < b;
+  });
+  Points points;
+  for (const size_t i : order) {
+    const auto weight = static_cast<double>(counts[i / dim]);
+    const auto value = static_cast<double>(entries[i]);
+    if (!(weight > 0)) continue;
+    if (!points.values.empty() && points.values.back() == value)
+      points.weights.back() += weight;
+    else
+      points.Add(value, weight);
+  }
+  return points;
+}
+
+}  // namespace
+
+Result<CodedLut> FitCodedVectors(const VectorSource& source, size_t dim,
+                                 std::span<const float> start, const CodeType& type,
+                                 ThreadPool& pool) {
+  CMLC_ASSIGN_OR_RETURN(const VectorSums plain, SumNearest(source, dim, start, pool));
+  const Points points = ElementPoints(start, dim, plain.counts);
+  const Search search(points, start.size(), type);
+  const auto code_all = [&](CodedLut& lut, const std::vector<double>& values) {
+    const auto scale = static_cast<double>(lut.parameters.scale);
+    lut.codes.clear();
+    lut.entries.clear();
+    for (const double value : values) {
+      const int code = search.Nearest(value, scale, lut.parameters.zero_point);
+      lut.codes.push_back(code);
+      lut.entries.push_back(
+          RoundEntry(scale * (code - lut.parameters.zero_point), type.scale_type));
+    }
+  };
+  LinearFormat format{.bits = type.bits,
+                      .is_signed = type.is_signed,
+                      .symmetric = type.is_signed,
+                      .scale_type = type.scale_type,
+                      .search = false};
+  CodedLut best;
+  double least = std::numeric_limits<double>::infinity();
+  // What quantizing the finished entries would give comes first, so that no result is worse.
+  for (const bool with_search : {false, true}) {
+    format.search = with_search;
+    CodedLut lut{.parameters = FitLinear(points, format), .codes = {}, .entries = {}};
+    code_all(lut, std::vector<double>(start.begin(), start.end()));
+    constexpr int kTurns = 4;
+    double before = std::numeric_limits<double>::infinity();
+    for (int turn = 0; turn < kTurns; ++turn) {
+      CMLC_ASSIGN_OR_RETURN(const VectorSums sums, SumNearest(source, dim, lut.entries, pool));
+      if (sums.error < least) {
+        least = sums.error;
+        best = lut;
+      }
+      if (!(sums.error < before)) break;
+      before = sums.error;
+      // The best scale for the codes as they are, then the best codes for that scale.
+      double product = 0, square = 0;
+      for (size_t i = 0; i < lut.codes.size(); ++i) {
+        const double q = lut.codes[i] - lut.parameters.zero_point;
+        product += q * sums.sums[i];
+        square += q * q * static_cast<double>(sums.counts[i / dim]);
+      }
+      if (turn > 0 && square > 0 && product > 0)
+        lut.parameters.scale = static_cast<float>(RoundScale(product / square, type.scale_type));
+      std::vector<double> means(start.begin(), start.end());
+      for (size_t i = 0; i < means.size(); ++i)
+        if (sums.counts[i / dim] > 0)
+          means[i] = sums.sums[i] / static_cast<double>(sums.counts[i / dim]);
+      code_all(lut, means);
+    }
+  }
+  return best;
 }
 
 }  // namespace cmlc::numeric

@@ -9,19 +9,23 @@
 #ifndef CMLC_NUMERIC_CODED_LUT_H_
 #define CMLC_NUMERIC_CODED_LUT_H_
 
+#include <cstddef>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "base/thread_pool.h"
+#include "cmlc/status.h"
 #include "numeric/linear.h"
 #include "numeric/lut_fit.h"
 #include "numeric/points.h"
+#include "numeric/vector_kmeans.h"
 
 namespace cmlc::numeric {
 
 struct CodedLut {
   LinearParameters parameters;
-  std::vector<int> codes;      // ascending, distinct
+  std::vector<int> codes;      // ascending, distinct; of vectors: see FitCodedVectors
   std::vector<float> entries;  // what they stand for, rounded to the type of the scale
 };
 
@@ -38,6 +42,13 @@ struct CodeType {
 // `fixed` is given, scale and zero point are those.
 CodedLut FitCodedLut(const Points& points, std::span<const float> start, size_t most,
                      const CodeType& type, const std::optional<LinearParameters>& fixed = {});
+
+// The same for entries that are vectors of `dim` elements. `start` holds good ones without the
+// constraint, at most 256. There are as many codes and entries as elements in `start`, in the same
+// order; some vectors may be equal. Fails only as the source does.
+Result<CodedLut> FitCodedVectors(const VectorSource& source, size_t dim,
+                                 std::span<const float> start, const CodeType& type,
+                                 ThreadPool& pool);
 
 }  // namespace cmlc::numeric
 

@@ -1,6 +1,7 @@
 #include "passes/coding.h"
 
 #include "ir/encoding.h"
+#include "numeric/half.h"
 
 namespace cmlc {
 
@@ -74,6 +75,51 @@ std::optional<size_t> AxisOf(int64_t axis, size_t rank) {
   if (axis < 0) axis += static_cast<int64_t>(rank);
   if (axis < 0 || axis >= static_cast<int64_t>(rank)) return std::nullopt;
   return static_cast<size_t>(axis);
+}
+
+numeric::CodeType CodeTypeOf(DataType lut_type, DataType weight_type) {
+  return {.bits = BitsOf(lut_type),
+          .is_signed = FindDataType(lut_type)->is_signed,
+          .scale_type = weight_type == DataType::kFloat16 ? numeric::EntryType::kHalf
+                                                          : numeric::EntryType::kFloat};
+}
+
+void SetCodedLuts(Encoding& encoding, const Shape& blocks, std::span<const numeric::CodedLut> luts,
+                  size_t entries, size_t width, DataType lut_type) {
+  std::vector<uint8_t> codes;
+  std::vector<uint8_t> zero_points;
+  std::string scales;
+  bool has_offset = !FindDataType(lut_type)->is_signed;
+  for (const numeric::CodedLut& lut : luts) {
+    for (size_t i = 0; i < entries * width; ++i) {
+      const size_t last = lut.codes.size() - width + i % width;
+      codes.push_back(static_cast<uint8_t>(lut.codes[i < lut.codes.size() ? i : last]));
+    }
+    zero_points.push_back(static_cast<uint8_t>(lut.parameters.zero_point));
+    has_offset = has_offset || lut.parameters.zero_point != 0;
+    if (encoding.dtype == DataType::kFloat16) {
+      const uint16_t half = numeric::FloatToHalf(lut.parameters.scale);
+      scales.append(reinterpret_cast<const char*>(&half), sizeof half);
+    } else {
+      scales.append(reinterpret_cast<const char*>(&lut.parameters.scale), sizeof(float));
+    }
+  }
+  const int bits = BitsOf(lut_type);
+  const auto packed = [bits](std::vector<uint8_t>& values) {
+    for (uint8_t& value : values) value = static_cast<uint8_t>(value & ((1 << bits) - 1));
+    std::string bytes(static_cast<size_t>(*PackedBytes(values.size(), bits)), '\0');
+    numeric::PackBits(values, bits, std::as_writable_bytes(std::span(bytes)));
+    return bytes;
+  };
+  Shape lut_shape = blocks, scale_shape = blocks;
+  lut_shape.insert(lut_shape.end(), {static_cast<int64_t>(entries), static_cast<int64_t>(width)});
+  scale_shape.insert(scale_shape.end(), {1, 1});
+  encoding.lut = Operand{.dtype = lut_type, .shape = lut_shape, .content = packed(codes)};
+  encoding.lut_scale =
+      Operand{.dtype = encoding.dtype, .shape = scale_shape, .content = std::move(scales)};
+  if (has_offset)
+    encoding.lut_offset =
+        Operand{.dtype = lut_type, .shape = scale_shape, .content = packed(zero_points)};
 }
 
 }  // namespace cmlc

@@ -16,7 +16,9 @@
 #include "base/thread_pool.h"
 #include "cmlc/pass.h"
 #include "ir/block_grid.h"
+#include "ir/encoding.h"
 #include "numeric/bit_pack.h"
+#include "numeric/coded_lut.h"
 #include "numeric/fit_values.h"
 #include "numeric/prune.h"
 
@@ -264,6 +266,15 @@ int64_t NearestDivisor(int64_t size, int64_t wanted);
 
 // An axis as a number from 0, or nothing if there is none of this number.
 std::optional<size_t> AxisOf(int64_t axis, size_t rank);
+
+// Puts LUTs of integer entries into an encoding, one for each block in row-major order. Each is
+// filled up to `entries` entries of `width` values with its last one. Of a signed type without
+// zero points there is no offset.
+void SetCodedLuts(Encoding& encoding, const Shape& blocks, std::span<const numeric::CodedLut> luts,
+                  size_t entries, size_t width, DataType lut_type);
+
+// How codes of a type are chosen for LUT entries of a weight.
+numeric::CodeType CodeTypeOf(DataType lut_type, DataType weight_type);
 
 }  // namespace cmlc
 

@@ -275,16 +275,10 @@ Status Palettize::CheckOptions() {
           "cluster_dim",
           fmt::format("vectors are placed by modes kmeans and unique, and the mode is {}", mode_));
     if (per_channel_scale_) return bad("per_channel_scale", "is not possible with cluster_dim");
-    if (lut_dtype_ != "float")
-      return bad("lut_dtype",
-                 "is not possible with cluster_dim in one step; `cmlc quantize --joint` quantizes "
-                 "the entries afterwards");
   }
   if (per_channel_scale_ && mode_ != "kmeans")
     return bad("per_channel_scale",
                fmt::format("is fitted by mode kmeans, and the mode is {}", mode_));
-  if (per_channel_scale_ && lut_dtype_ != "float")
-    return bad("per_channel_scale", "is not possible with lut_dtype");
   if (mode_ == "custom") {
     CMLC_ASSIGN_OR_RETURN(given_, ReadLutFile(lut_file_));
   }
@@ -496,9 +490,7 @@ Result<Palettize::Fitted> Palettize::Fit(const Weight& weight, const Plan& plan,
   // Scales that are there stay as they are.
   std::vector<numeric::LinearParameters> scales;
   if (const auto lut_type = LutType(weight)) {
-    request.codes = numeric::CodeType{.bits = BitsOf(*lut_type),
-                                      .is_signed = FindDataType(*lut_type)->is_signed,
-                                      .scale_type = kEntry};
+    request.codes = CodeTypeOf(*lut_type, weight.dtype);
     if (weight.encoding && weight.encoding->quantized()) {
       CMLC_ASSIGN_OR_RETURN(const std::vector<float> values,
                             ReadOperand(*weight.encoding->scale, *weight.store));
@@ -608,6 +600,7 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
         .axis = plan.axis,
         .cluster_dim = plan.cluster_dim,
         .unique = mode_ == "unique",
+        .lut_type = LutType(weight),
         .bits = nbits_ ? std::optional<int>(static_cast<int>(*nbits_)) : std::nullopt};
     return PalettizeVectors(weight, request, context,
                             [&](int bits) { return FormText(plan, weight, bits); });
@@ -615,8 +608,10 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
   CMLC_ASSIGN_OR_RETURN(const std::shared_ptr<const Kept> kept, KeptOf(weight));
   // A LUT of its own holds a channel's scale already.
   if (per_channel_scale_ && plan.group_channels > 1) {
-    const ScaledRequest request{
-        .blocks = plan.blocks, .axis = plan.axis, .bits = static_cast<int>(*nbits_)};
+    const ScaledRequest request{.blocks = plan.blocks,
+                                .axis = plan.axis,
+                                .lut_type = LutType(weight),
+                                .bits = static_cast<int>(*nbits_)};
     return PalettizeScaled(weight, request, kept, context,
                            FormText(plan, weight, static_cast<int>(*nbits_)));
   }
@@ -704,37 +699,7 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
   Shape lut_shape = plan.blocks;
   lut_shape.insert(lut_shape.end(), {static_cast<int64_t>(tables->entries), 1});
   if (const auto lut_type = LutType(weight)) {
-    std::vector<uint8_t> codes;
-    std::vector<uint8_t> zero_points;
-    std::string scales;
-    bool has_offset = !FindDataType(*lut_type)->is_signed;
-    for (const numeric::CodedLut& lut : fitted.coded) {
-      for (size_t e = 0; e < tables->entries; ++e)
-        codes.push_back(static_cast<uint8_t>(lut.codes[std::min(e, lut.codes.size() - 1)]));
-      zero_points.push_back(static_cast<uint8_t>(lut.parameters.zero_point));
-      has_offset = has_offset || lut.parameters.zero_point != 0;
-      if (kIsHalf) {
-        const uint16_t half = numeric::FloatToHalf(lut.parameters.scale);
-        scales.append(reinterpret_cast<const char*>(&half), sizeof half);
-      } else {
-        scales.append(reinterpret_cast<const char*>(&lut.parameters.scale), sizeof(float));
-      }
-    }
-    const auto packed = [&](std::vector<uint8_t>& values) {
-      const int width = BitsOf(*lut_type);
-      for (uint8_t& value : values) value = static_cast<uint8_t>(value & ((1 << width) - 1));
-      std::string bytes(static_cast<size_t>(*PackedBytes(values.size(), width)), '\0');
-      numeric::PackBits(values, width, std::as_writable_bytes(std::span(bytes)));
-      return bytes;
-    };
-    Shape scale_shape = plan.blocks;
-    scale_shape.insert(scale_shape.end(), {1, 1});
-    encoding.lut = Operand{.dtype = *lut_type, .shape = lut_shape, .content = packed(codes)};
-    encoding.lut_scale =
-        Operand{.dtype = weight.dtype, .shape = scale_shape, .content = std::move(scales)};
-    if (has_offset)
-      encoding.lut_offset =
-          Operand{.dtype = *lut_type, .shape = scale_shape, .content = packed(zero_points)};
+    SetCodedLuts(encoding, plan.blocks, fitted.coded, tables->entries, 1, *lut_type);
   } else {
     std::string bytes(tables->luts.size() * sizeof(T), '\0');
     if constexpr (kIsHalf)

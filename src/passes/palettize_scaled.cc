@@ -36,18 +36,21 @@ struct Solution {
   std::vector<float> scales;  // by channel, rounded
   std::vector<float> lut;     // ascending, rounded
   double error = INFINITY;
+  std::optional<numeric::CodedLut> coded;  // what `lut` is, if entries are integers
 };
 
 // Fits one block.
 template <typename T>
 class Fitter {
  public:
+  // With `codes` the entries are integers.
   Fitter(std::span<const T> values, const Layout& layout, bool sparse, size_t entries,
-         ThreadPool& pool)
+         const std::optional<numeric::CodeType>& codes, ThreadPool& pool)
       : values_(values),
         layout_(layout),
         sparse_(sparse),
         entries_(entries),
+        codes_(codes),
         pool_(pool),
         channel_errors_(static_cast<size_t>(layout.channels)) {}
 
@@ -60,7 +63,7 @@ class Fitter {
     Improve(greatest, best, false);
     for (float& scale : rms) scale *= kRmsFactor;
     Improve(rms, best, false);
-    return best;
+    return codes_ ? Coded(best) : best;
   }
 
  private:
@@ -116,8 +119,8 @@ class Fitter {
     });
   }
 
-  // The table for given scales.
-  std::vector<float> Table(const std::vector<float>& scales) {
+  // The quotients for given scales, in bins of fp16.
+  numeric::Points Quotients(const std::vector<float>& scales) {
     struct Bin {
       double weight = 0, sum = 0;
     };
@@ -160,7 +163,13 @@ class Fitter {
       else
         points.Add(mean, total.weight);
     }
-    if (points.values.empty()) return {0.0f};
+    if (points.values.empty()) points.Add(0, 1);
+    return points;
+  }
+
+  // The table for given scales.
+  std::vector<float> Table(const std::vector<float>& scales) {
+    const numeric::Points points = Quotients(scales);
     const numeric::Clustering& clustering =
         kmeans_.Solve(points.values, points.weights, static_cast<int>(entries_));
     std::vector<float> lut;
@@ -205,6 +214,40 @@ class Fitter {
     });
   }
 
+  // With integer entries. What would do without scales is tried too: codes of few bits may have
+  // more to lose than scales have to give.
+  Solution Coded(const Solution& best) {
+    const std::vector<float> ones(best.scales.size(), 1.0f);
+    Solution scaled = WithCodes(best.scales, best.lut);
+    Solution plain = WithCodes(ones, Table(ones));
+    return plain.error < scaled.error ? plain : scaled;
+  }
+
+  // Makes the entries integers; each channel takes another scale then if that helps.
+  Solution WithCodes(std::vector<float> scales, std::span<const float> lut) {
+    Solution solution;
+    solution.coded = numeric::FitCodedLut(Quotients(scales), lut, entries_, *codes_);
+    solution.lut = solution.coded->entries;
+    std::vector<float> projected = scales;
+    Assess(scales, solution.lut, &projected);
+    const std::vector<double> before = channel_errors_;
+    Assess(projected, solution.lut, nullptr);
+    const float outermost =
+        std::max(std::fabs(solution.lut.front()), std::fabs(solution.lut.back()));
+    solution.error = 0;
+    for (size_t c = 0; c < scales.size(); ++c) {
+      if (channel_errors_[c] < before[c]) scales[c] = projected[c];
+      solution.error += std::min(before[c], channel_errors_[c]);
+      // An entry further out than before must not become infinite.
+      if constexpr (std::is_same_v<T, uint16_t>)
+        while (static_cast<double>(scales[c]) * static_cast<double>(outermost) >= kInfiniteHalf)
+          scales[c] =
+              numeric::HalfToFloat(static_cast<uint16_t>(numeric::FloatToHalf(scales[c]) - 1));
+    }
+    solution.scales = std::move(scales);
+    return solution;
+  }
+
   void Improve(std::vector<float> scales, Solution& best, bool fixed) {
     for (int round = 0; round < kRounds; ++round) {
       const std::vector<float> lut = Table(scales);
@@ -231,6 +274,7 @@ class Fitter {
   Layout layout_;
   bool sparse_;
   size_t entries_;
+  std::optional<numeric::CodeType> codes_;
   ThreadPool& pool_;
   numeric::KMeans1d kmeans_;
   std::vector<double> channel_errors_;
@@ -252,13 +296,19 @@ Result<Outcome> PalettizeScaledAs(const Weight& weight, const ScaledRequest& req
   const size_t entries = size_t{1} << request.bits;
 
   struct State {
-    std::vector<float> scales;  // of all channels
-    std::vector<float> luts;    // groups x entries
+    std::vector<float> scales;             // of all channels
+    std::vector<float> luts;               // groups x entries
+    std::vector<numeric::CodedLut> coded;  // by group, if entries are integers
     std::vector<numeric::FloatAssigner> assigners;
   };
   auto state = std::make_shared<State>();
   state->scales.resize(static_cast<size_t>(channels));
   state->luts.resize(static_cast<size_t>(groups) * entries);
+  std::optional<numeric::CodeType> code_type;
+  if (request.lut_type) {
+    code_type = CodeTypeOf(*request.lut_type, weight.dtype);
+    state->coded.resize(static_cast<size_t>(groups));
+  }
   std::mutex mutex;
   bool finite = true;
   CMLC_RETURN_IF_ERROR(VisitBlocks<T>(
@@ -272,14 +322,15 @@ Result<Outcome> PalettizeScaledAs(const Weight& weight, const ScaledRequest& req
         const size_t size = values.size() / static_cast<size_t>(count);
         for (uint64_t b = 0; b < count; ++b) {
           Fitter<T> fitter(values.subspan(static_cast<size_t>(b) * size, size), layout,
-                           kept != nullptr, entries, context.pool);
-          const Solution solution = fitter.Fit();
+                           kept != nullptr, entries, code_type, context.pool);
+          Solution solution = fitter.Fit();
           const uint64_t group = first + b;
           std::copy(solution.scales.begin(), solution.scales.end(),
                     state->scales.begin() + static_cast<std::ptrdiff_t>(group * group_channels));
           for (size_t e = 0; e < entries; ++e)
             state->luts[static_cast<size_t>(group) * entries + e] =
                 solution.lut[std::min(e, solution.lut.size() - 1)];
+          if (solution.coded) state->coded[static_cast<size_t>(group)] = *std::move(solution.coded);
         }
       }));
   if (!finite) return Outcome(Skipped{"not finite", "an element is infinite or not a number"});
@@ -345,10 +396,14 @@ Result<Outcome> PalettizeScaledAs(const Weight& weight, const ScaledRequest& req
   encoding.data = {.dtype = index_type,
                    .shape = kept ? Shape{static_cast<int64_t>(encoding.kept)} : weight.shape,
                    .content = CodeSource<T>(weight, kept, index_type, encode)};
-  Shape lut_shape = request.blocks;
-  lut_shape.insert(lut_shape.end(), {static_cast<int64_t>(entries), 1});
-  encoding.lut =
-      Operand{.dtype = weight.dtype, .shape = lut_shape, .content = bytes_of(state->luts)};
+  if (request.lut_type) {
+    SetCodedLuts(encoding, request.blocks, state->coded, entries, 1, *request.lut_type);
+  } else {
+    Shape lut_shape = request.blocks;
+    lut_shape.insert(lut_shape.end(), {static_cast<int64_t>(entries), 1});
+    encoding.lut =
+        Operand{.dtype = weight.dtype, .shape = lut_shape, .content = bytes_of(state->luts)};
+  }
   Shape scale_shape(weight.shape.size(), 1);
   scale_shape[request.axis] = static_cast<int64_t>(channels);
   encoding.scale =

@@ -3,6 +3,7 @@
 #define CMLC_PASSES_PALETTIZE_SCALED_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cmlc/pass.h"
@@ -11,8 +12,9 @@
 namespace cmlc {
 
 struct ScaledRequest {
-  Shape blocks;     // LUTs along each axis; more than 1 along `axis` only
-  size_t axis = 0;  // of the channels that have scales
+  Shape blocks;                      // LUTs along each axis; more than 1 along `axis` only
+  size_t axis = 0;                   // of the channels that have scales
+  std::optional<DataType> lut_type;  // of integer entries
   int bits = 4;
 };
 

@@ -116,6 +116,7 @@ Result<Outcome> PalettizeVectors(const Weight& weight, const VectorRequest& requ
     return is_half ? numeric::HalfToFloat(numeric::FloatToHalf(value)) : value;
   };
   std::vector<std::vector<float>> tables;
+  std::vector<numeric::CodedLut> coded;
   size_t most = 1;
   for (uint64_t group = 0; group < layout.groups; ++group) {
     const GroupVectors source(weight, layout, group);
@@ -142,6 +143,14 @@ Result<Outcome> PalettizeVectors(const Weight& weight, const VectorRequest& requ
       for (float& value : entries) value = round(value);
     }
     most = std::max(most, entries.size() / dim);
+    if (request.lut_type) {
+      CMLC_ASSIGN_OR_RETURN(
+          numeric::CodedLut lut,
+          numeric::FitCodedVectors(source, dim, entries,
+                                   CodeTypeOf(*request.lut_type, weight.dtype), context.pool));
+      entries = lut.entries;
+      coded.push_back(std::move(lut));
+    }
     tables.push_back(std::move(entries));
   }
   int bits = request.bits.value_or(0);
@@ -188,19 +197,24 @@ Result<Outcome> PalettizeVectors(const Weight& weight, const VectorRequest& requ
   Shape index_shape = weight.shape;
   index_shape[request.axis] /= request.cluster_dim;
   encoding.data = {.dtype = index_type, .shape = index_shape, .content = std::move(source)};
-  Shape lut_shape = request.blocks;
-  lut_shape.insert(lut_shape.end(), {static_cast<int64_t>(entry_count), request.cluster_dim});
-  std::string bytes;
-  for (const std::vector<float>& table : *luts) {
-    if (is_half) {
-      std::vector<uint16_t> halves(table.size());
-      numeric::FloatsToHalves(table.data(), table.size(), halves.data());
-      bytes.append(reinterpret_cast<const char*>(halves.data()), halves.size() * sizeof(uint16_t));
-    } else {
-      bytes.append(reinterpret_cast<const char*>(table.data()), table.size() * sizeof(float));
+  if (request.lut_type) {
+    SetCodedLuts(encoding, request.blocks, coded, entry_count, dim, *request.lut_type);
+  } else {
+    Shape lut_shape = request.blocks;
+    lut_shape.insert(lut_shape.end(), {static_cast<int64_t>(entry_count), request.cluster_dim});
+    std::string bytes;
+    for (const std::vector<float>& table : *luts) {
+      if (is_half) {
+        std::vector<uint16_t> halves(table.size());
+        numeric::FloatsToHalves(table.data(), table.size(), halves.data());
+        bytes.append(reinterpret_cast<const char*>(halves.data()),
+                     halves.size() * sizeof(uint16_t));
+      } else {
+        bytes.append(reinterpret_cast<const char*>(table.data()), table.size() * sizeof(float));
+      }
     }
+    encoding.lut = Operand{.dtype = weight.dtype, .shape = lut_shape, .content = std::move(bytes)};
   }
-  encoding.lut = Operand{.dtype = weight.dtype, .shape = lut_shape, .content = std::move(bytes)};
   return Outcome(MakeReplacement(std::move(encoding), context.specification_version, form(bits),
                                  [qualities] { return qualities->Total(); }));
 }

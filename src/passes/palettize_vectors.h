@@ -16,8 +16,9 @@ struct VectorRequest {
   Shape blocks;     // LUTs along each axis of the weight; more than 1 along `axis` only
   size_t axis = 0;  // of the channels that vectors run along
   int64_t cluster_dim = 2;
-  bool unique = false;      // entries are the distinct vectors
-  std::optional<int> bits;  // of an index; of mode unique: as few as hold the entries
+  bool unique = false;               // entries are the distinct vectors
+  std::optional<DataType> lut_type;  // of integer entries
+  std::optional<int> bits;           // of an index; of mode unique: as few as hold the entries
 };
 
 // `form` makes the text for the report from the bits of an index.

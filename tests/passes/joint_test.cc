@@ -686,6 +686,74 @@ TEST(IntegerLut, RaisesAnOlderModel) {
                     {"'weight' needs iOS18 for integer LUT entries (lut_dtype)"}));
 }
 
+// One step must be at least as good as rounding the finished entries, which the second of two
+// commands does.
+void ExpectNoWorseThanTwoSteps(const PackageBuilder& package, const OptionValues& options,
+                               const char* codes) {
+  OptionValues together = options;
+  together.emplace_back("lut_dtype", codes);
+  const PassRun one(package, Palettize(together));
+  ASSERT_TRUE(IsDone(one));
+  EXPECT_TRUE(DecodesByHand(one));
+  const PassRun plain(package, Palettize(options));
+  ASSERT_TRUE(IsDone(plain));
+  const PassRun two(plain.output(),
+                    Spec("quantize", Joint({{"dtype", codes},
+                                            {"mode", *codes == 'u' ? "linear" : "linear_symmetric"},
+                                            {"scales", "minmax"},
+                                            {"granularity", "per_tensor"}})));
+  ASSERT_TRUE(IsDone(two));
+  const std::vector<float> exact = plain.before().Values("weight");
+  EXPECT_LE(SquaredDistance(exact, one.after().Values("weight")),
+            SquaredDistance(exact, two.after().Values("weight")) * (1 + 1e-9));
+}
+
+TEST(IntegerLut, OfVectors) {
+  for (const DataType dtype : {kHalf, kFloat})
+    for (const char* codes : {"int8", "uint8", "int4", "uint4"})
+      for (const char* groups : {"0", "4"}) {
+        SCOPED_TRACE(NameOf(dtype) + " " + codes + " " + groups);
+        const OptionValues options = {{"nbits", "4"}, {"cluster_dim", "2"}, {"group_size", groups}};
+        ExpectNoWorseThanTwoSteps(OneConv(dtype, 8, 64, 3, 9), options, codes);
+      }
+  const PassRun run(OneConv(kHalf, 8, 64, 3, 9),
+                    Palettize({{"nbits", "3"}, {"cluster_dim", "4"}, {"lut_dtype", "int8"}}));
+  ASSERT_TRUE(IsDone(run));
+  EXPECT_EQ(Chain(run), (Types{"blockwise_shift_scale", "lut_to_dense"}));
+  EXPECT_EQ(run.weight().form, "3-bit LUT of int8 entries of 4-vectors");
+  EXPECT_EQ(StaticShape(run.after().Operand("weight_lut", "data").type), (Shape{1, 1, 1, 1, 8, 4}));
+}
+
+TEST(IntegerLut, OfChannelsWithScales) {
+  for (const DataType dtype : {kHalf, kFloat})
+    for (const char* codes : {"int8", "uint8", "int4"})
+      for (const char* groups : {"0", "4"}) {
+        SCOPED_TRACE(NameOf(dtype) + " " + codes + " " + groups);
+        const PackageBuilder package = OneConv(dtype, 8, 64, 3, 9);
+        const OptionValues plain = {{"nbits", "3"}, {"group_size", groups}};
+        OptionValues scaled = plain, both = plain, coded = plain;
+        scaled.emplace_back("per_channel_scale", "true");
+        coded.emplace_back("lut_dtype", codes);
+        both.insert(both.end(), {scaled.back(), coded.back()});
+        const PassRun run(package, Palettize(both));
+        ASSERT_TRUE(IsDone(run));
+        EXPECT_TRUE(DecodesByHand(run));
+        // The scales gain something, and integer entries lose little.
+        const PassRun without_scales(package, Palettize(coded));
+        const PassRun with_floats(package, Palettize(scaled));
+        EXPECT_LE(run.weight().quality.noise, without_scales.weight().quality.noise);
+        if (std::string_view(codes) != "int4") {
+          EXPECT_LE(run.weight().quality.noise, 1.01 * with_floats.weight().quality.noise);
+        }
+      }
+  const PassRun run(
+      OneConv(kHalf, 8, 64, 3, 9),
+      Palettize({{"nbits", "4"}, {"per_channel_scale", "true"}, {"lut_dtype", "int8"}}));
+  ASSERT_TRUE(IsDone(run));
+  EXPECT_EQ(Chain(run), (Types{"blockwise_shift_scale", "lut_to_dense", "blockwise_shift_scale"}));
+  EXPECT_EQ(run.weight().form, "4-bit LUT of int8 entries, a scale for each output channel");
+}
+
 TEST(IntegerLut, OnIos26TheLookUpComesFirst) {
   const PassRun run(OneConv(kHalf, 16, 16, 3, 10),
                     Palettize({{"nbits", "4"}, {"group_size", "4"}, {"lut_dtype", "uint8"}}));

@@ -309,8 +309,6 @@ TEST(PalettizeScale, OptionsThatDoNotGoTogether) {
        "palettize: per_channel_scale: is fitted by mode kmeans, and the mode is uniform"},
       {{{"mode", "unique"}, {"per_channel_scale", "true"}},
        "palettize: per_channel_scale: is fitted by mode kmeans, and the mode is unique"},
-      {{{"nbits", "4"}, {"lut_dtype", "int8"}, {"per_channel_scale", "true"}},
-       "palettize: per_channel_scale: is not possible with lut_dtype"},
       {{{"nbits", "4"}, {"per_channel_scale", "1"}},
        "palettize: per_channel_scale: expected true or false, got '1'"},
   };

@@ -433,10 +433,6 @@ TEST(PalettizeVector, OptionsThatDoNotGoTogether) {
        "custom"},
       {{{"nbits", "4"}, {"per_channel_scale", "true"}, {"cluster_dim", "2"}},
        "palettize: per_channel_scale: is not possible with cluster_dim"},
-      {{{"nbits", "4"}, {"lut_dtype", "int8"}, {"cluster_dim", "2"}},
-       "palettize: lut_dtype: is not possible with cluster_dim in one step; `cmlc quantize "
-       "--joint` "
-       "quantizes the entries afterwards"},
   };
   for (const auto& [options, message] : cases) {
     const PassRun run(OneLinear(kHalf, 16, 256), Palettize(options));
