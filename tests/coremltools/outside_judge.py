@@ -63,6 +63,15 @@ def palettes(full: bool) -> Iterator[list[Step]]:
                    + (["--group-size", str(group)] if group else [])]
 
 
+    for form, dtype, target in itertools.product(
+        (["--cluster-dim", "2"], ["--cluster-dim", "4", "--group-size", "8"],
+         ["--per-channel-scale"], ["--per-channel-scale", "--group-size", "8"]),
+        ("int8", "uint8", "int4"), ([], ["--target", "iOS26"]),
+    ):  # fmt: skip
+        if full or (dtype == "int8" and "--group-size" not in form):
+            yield [[*PALETTIZE, "--nbits", "4", *form, "--lut-dtype", dtype, *target]]
+
+
 def codes(full: bool) -> Iterator[list[Step]]:
     """Ways to quantize a plain package."""
     shares = (["--granularity", "per_tensor"], [], ["--block-size", "16", "--fallback", "nearest"])
