@@ -211,7 +211,9 @@ def pitches(cmlc: Path, model: Model) -> tuple[Arrays, Arrays]:
         for name, part in parts.items():
             (fitting,) = (a for n, a in made.items() if n == PITCH_OUTPUTS[name])
             part.append(fitting[0, overlap // 2 : -(overlap // 2)])
+    # By 86 frames a second; the recording has five more, by another count.
     frames = len(clip) * (rate // hop) // rate
+    recorded = {name: recorded[name][:frames] for name in parts}
     return recorded, {name: np.concatenate(part)[:frames] for name, part in parts.items()}
 
 
@@ -220,8 +222,11 @@ class Check:
         self.cmlc = cmlc
         self.passed = self.failed = self.skipped = 0
 
-    def compare(self, model: Model, against: str, pairs: list[tuple[Arrays, Arrays]]) -> None:
-        limit = model.limit
+    def compare(
+        self, model: Model, against: str, pairs: list[tuple[Arrays, Arrays]],
+        limit: float | None = None,
+    ) -> None:  # fmt: skip
+        limit = limit or model.limit
         for name in pairs[0][0]:
             problem = ""
             lowest = float("inf")
@@ -252,7 +257,7 @@ class Check:
                               for given in inputs]  # fmt: skip
                 self.compare(model, "onnxruntime", list(zip(references, outputs, strict=True)))
             if model.name == "basic-pitch-nmp":
-                self.compare(model, "what its authors recorded", [pitches(self.cmlc, model)])
+                self.compare(model, "what its authors recorded", [pitches(self.cmlc, model)], 40)
             if (sequence := model.frames()) is not None:
                 make, start = sequence
                 pairs = []
