@@ -120,6 +120,7 @@ struct CompareReport {
   bool ran = false;
   std::string function;
   std::string data;  // "given", or "random, seed 0"
+  std::string isa;   // of inner loops, see ExecutionSettings
   uint64_t samples = 0;
   uint64_t steps = 0;
   std::vector<OutputComparison> outputs;

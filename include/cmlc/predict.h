@@ -65,6 +65,9 @@ struct ExecutionSettings {
   // Indices out of range (of gather and its like) are cut to it and counted, instead of ending the
   // run.
   bool lenient_indices = false;
+  // The instruction set of inner loops: "v1", "v3" (levels of x86-64); empty: the best that the
+  // processor has. Sums are made in another order by each, so last bits differ.
+  std::string isa;
 };
 
 struct PredictOptions {
@@ -83,6 +86,7 @@ struct PredictReport {
   };
   std::string function;
   std::string data;  // "given", or "random, seed 0"
+  std::string isa;   // of inner loops, see ExecutionSettings
   uint64_t samples = 0;
   uint64_t steps = 0;
   std::vector<Output> outputs;

@@ -1,6 +1,7 @@
 #include "exec/memory.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <map>
@@ -9,11 +10,29 @@
 namespace cmlc::exec {
 
 constexpr size_t kAlignment = 64;
+// Blocks from this size on are pages of their own. In a heap, blocks of many sizes that come and go
+// leave holes between them, by and by as much as the values take.
+constexpr size_t kOwnPages = 256 * 1024;
+
+std::byte* NewBlock(size_t capacity) {
+  if (capacity < kOwnPages)
+    return static_cast<std::byte*>(
+        ::operator new(capacity, std::align_val_t(kAlignment), std::nothrow));
+  void* block = mmap(nullptr, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return block == MAP_FAILED ? nullptr : static_cast<std::byte*>(block);
+}
+
+void DeleteBlock(std::byte* block, size_t capacity) {
+  if (capacity < kOwnPages)
+    ::operator delete(block, std::align_val_t(kAlignment));
+  else
+    munmap(block, capacity);
+}
 
 struct Pool {
   explicit Pool(uint64_t limit_bytes) : limit(limit_bytes) {}
   ~Pool() {
-    for (const auto& [size, block] : free) ::operator delete(block, std::align_val_t(kAlignment));
+    for (const auto& [size, block] : free) DeleteBlock(block, size);
   }
 
   std::mutex mutex;
@@ -67,12 +86,11 @@ Result<std::shared_ptr<Storage>> Memory::Make(uint64_t size_bytes) {
     // Largest first: few blocks go.
     while (pool_->cached != 0 && pool_->live + pool_->cached + capacity > pool_->peak) {
       const auto last = std::prev(pool_->free.end());
-      ::operator delete(last->second, std::align_val_t(kAlignment));
+      DeleteBlock(last->second, last->first);
       pool_->cached -= last->first;
       pool_->free.erase(last);
     }
-    block = static_cast<std::byte*>(
-        ::operator new(capacity, std::align_val_t(kAlignment), std::nothrow));
+    block = NewBlock(capacity);
     if (block == nullptr)
       return Error{
           ErrorKind::kUsage,

@@ -352,7 +352,9 @@ std::vector<PlannedOp> Plan(Encoding encoding, int32_t version, Planner& planner
     op.inputs.emplace_back("scale", planner.Take(std::move(*scale)));
     if (offset) op.inputs.emplace_back("offset", planner.Take(std::move(*offset)));
   };
-  if (encoding.lut_scale && version >= kSpecIos26 && !encoding.scale) {
+  // A look-up gives 8-bit integers or floating-point numbers: 4-bit entries are dequantized first.
+  if (encoding.lut_scale && version >= kSpecIos26 && !encoding.scale &&
+      BitsOf(encoding.lut->dtype) == 8) {
     encoding.scale = WithoutEntryAxes(std::move(*encoding.lut_scale));
     if (encoding.lut_offset) encoding.offset = WithoutEntryAxes(std::move(*encoding.lut_offset));
     encoding.lut_scale.reset();

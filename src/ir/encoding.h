@@ -15,8 +15,8 @@
 //   sparse LUT     [shift_scale of the LUT ->] lut_to_sparse [-> sparse_blockwise_shift_scale]
 //                  -> sparse_to_dense
 //
-// Systems before iOS 26 dequantize a LUT before they look anything up; from iOS 26 on the codes are
-// looked up and what comes out is dequantized.
+// Systems before iOS 26 dequantize a LUT before they look anything up; from iOS 26 on 8-bit
+// codes are looked up and what comes out is dequantized.
 #ifndef CMLC_IR_ENCODING_H_
 #define CMLC_IR_ENCODING_H_
 

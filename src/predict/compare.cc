@@ -16,6 +16,7 @@
 #include "base/thread_pool.h"
 #include "cmlc/package.h"
 #include "exec/executable.h"
+#include "exec/isa/kernels.h"
 #include "ir/decode.h"
 #include "ir/graph_index.h"
 #include "ir/weights.h"
@@ -873,6 +874,7 @@ Result<CompareReport> Compare(const CompareOptions& options, Diagnostics& diagno
                              options.per_op ? "--per-op" : "--labels")};
   CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<Package> a, Package::Open(options.model_a));
   CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<Package> b, Package::Open(options.model_b));
+  CMLC_RETURN_IF_ERROR(predict::ChooseIsa(options.execution));
   ThreadPool pool(options.execution.threads);
   CompareReport report;
   {
@@ -880,6 +882,7 @@ Result<CompareReport> Compare(const CompareOptions& options, Diagnostics& diagno
     CMLC_ASSIGN_OR_RETURN(const predict::Weights weights_b, predict::WeightsOf(*b));
     CMLC_RETURN_IF_ERROR(predict::CompareWeights(weights_a, weights_b, pool, report));
   }
+  report.isa = exec::Kernels().name;
   if (run) CMLC_RETURN_IF_ERROR(predict::RunBoth(options, *a, *b, pool, diagnostics, report));
   CMLC_RETURN_IF_ERROR(predict::CheckThresholds(options, report));
   report.seconds = std::chrono::duration<double>(Clock::now() - start).count();

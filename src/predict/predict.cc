@@ -10,6 +10,7 @@
 #include "base/thread_pool.h"
 #include "cmlc/package.h"
 #include "exec/executable.h"
+#include "exec/isa/kernels.h"
 #include "predict/data.h"
 #include "predict/output.h"
 #include "predict/run.h"
@@ -45,6 +46,16 @@ Result<std::vector<exec::Value>> RunStep(exec::Runner& runner, const exec::Execu
   return outputs;
 }
 
+Status ChooseIsa(const ExecutionSettings& settings) {
+  const auto supported = exec::SupportedKernels();
+  const std::string name = settings.isa.empty() ? supported.back()->name : settings.isa;
+  if (exec::PinKernels(name)) return Ok();
+  std::string names;
+  for (const exec::IsaKernels* kernels : supported)
+    names += (names.empty() ? "" : ", ") + std::string(kernels->name);
+  return Error{ErrorKind::kUsage, fmt::format("--isa '{}': this processor has {}", name, names)};
+}
+
 exec::ExecutionOptions OptionsOf(const ExecutionSettings& settings, uint64_t seed) {
   exec::ExecutionOptions options;
   options.max_memory_bytes = settings.max_memory_bytes;
@@ -67,6 +78,7 @@ Result<PredictReport> Predict(const PredictOptions& options, Diagnostics& diagno
         if (std::filesystem::equivalent(file, options.output, code))
           return Error{ErrorKind::kUsage, fmt::format("{}: is an input, expected another output",
                                                       options.output.string())};
+  CMLC_RETURN_IF_ERROR(predict::ChooseIsa(options.execution));
   CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<Package> package, Package::Open(options.model));
   CMLC_ASSIGN_OR_RETURN(const predict::Target target,
                         predict::FindTarget(*package, options.execution.function, diagnostics));
@@ -78,6 +90,7 @@ Result<PredictReport> Predict(const PredictOptions& options, Diagnostics& diagno
   PredictReport report;
   report.function = target.function;
   report.data = data->origin();
+  report.isa = exec::Kernels().name;
   report.samples = data->sample_count();
   for (const std::string& name : executable->outputs()) report.outputs.push_back({name, "", ""});
 

@@ -17,6 +17,9 @@ namespace cmlc::predict {
 Result<std::vector<exec::Value>> RunStep(exec::Runner& runner, const exec::Executable& executable,
                                          const Target& target, const Sample& sample, size_t step);
 
+// Sets the instruction set that is asked for, until another is. kUsage if the processor has it not.
+Status ChooseIsa(const ExecutionSettings& settings);
+
 exec::ExecutionOptions OptionsOf(const ExecutionSettings& settings, uint64_t seed);
 
 }  // namespace cmlc::predict

@@ -50,8 +50,25 @@ T Need(Result<T> result) {
 uint64_t StatusBytes(const std::string& key) {
   std::ifstream in("/proc/self/status");
   for (std::string line; std::getline(in, line);)
-    if (line.starts_with(key + ":")) return std::strtoull(&line[key.size() + 1], nullptr, 10) * 1024;
+    if (line.starts_with(key + ":"))
+      return std::strtoull(&line[key.size() + 1], nullptr, 10) * 1024;
   Fail("/proc/self/status has no " + key);
+}
+
+// Brings all pages of the program and its libraries into memory, so that they are not taken for
+// what running a model takes.
+void TouchProgram() {
+  std::ifstream maps("/proc/self/maps");
+  unsigned sum = 0;
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long long begin = 0, end = 0;
+    char flags[5] = {};
+    if (std::sscanf(line.c_str(), "%llx-%llx %4s", &begin, &end, flags) != 3) continue;
+    if (flags[0] != 'r' || line.find(" /") == std::string::npos) continue;
+    for (auto at = begin; at < end; at += 4096)
+      sum += *reinterpret_cast<const volatile unsigned char*>(static_cast<uintptr_t>(at));
+  }
+  if (sum == 0) Fail("/proc/self/maps names no pages");
 }
 
 // Bytes that the constants of a block refer to in weights files.
@@ -113,6 +130,7 @@ int main(int argc, char** argv) {
   if (!package->model().program) Fail("expected an ML Program");
   uint64_t before = 0;
   if (memory) {
+    TouchProgram();
     // The most so far is forgotten (proc(5)).
     std::ofstream("/proc/self/clear_refs") << "5";
     before = StatusBytes("VmRSS");
@@ -159,8 +177,7 @@ int main(int argc, char** argv) {
   }
   if (memory) {
     Block& block = *ActiveBlock(package->model().program->functions.at("main"));
-    std::printf("%llu %llu %llu\n",
-                static_cast<unsigned long long>(StatusBytes("VmHWM") - before),
+    std::printf("%llu %llu %llu\n", static_cast<unsigned long long>(StatusBytes("VmHWM") - before),
                 static_cast<unsigned long long>(WeightBytes(block, package->tensors())),
                 static_cast<unsigned long long>(runner.memory().peak_bytes()));
   }

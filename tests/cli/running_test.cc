@@ -128,6 +128,23 @@ TEST_F(Running, PredictStacksSamplesInAnNpzFile) {
   EXPECT_EQ(Names(dir_.path()), before_);
 }
 
+TEST_F(Running, PredictIsHeldToAnInstructionSet) {
+  const auto used = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"predict", "a.mlpackage", "--input", "x.json",
+                                      "-o",      "out.json",    "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome run = Run(words);
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    return nlohmann::json::parse(run.out)["isa"].get<std::string>();
+  };
+#ifdef __x86_64__
+  EXPECT_EQ(used({"--isa", "v1"}), "v1");
+#endif
+  EXPECT_NE(used({}), "");
+  ExpectFails(Run({"predict", "a.mlpackage", "--input", "x.json", "--isa", "v9"}), 2,
+              "--isa 'v9': this processor has ");
+}
+
 TEST_F(Running, PredictSaysThatNumbersAreRandom) {
   const Outcome run = Run({"predict", "a.mlpackage", "--random", "2", "--seed", "5"});
   EXPECT_EQ(run.exit_code, 0);

@@ -61,6 +61,8 @@ def palettes(full: bool) -> Iterator[list[Step]]:
         if (full or (bits == 4 and dtype[-1] == "8")) and bits <= int(dtype[-1]):
             yield [[*PALETTIZE, "--nbits", str(bits), "--lut-dtype", dtype]
                    + (["--group-size", str(group)] if group else [])]
+    for dtype in ("int8", "uint8", "int4", "uint4") if full else ("int4",):
+        yield [[*PALETTIZE, "--nbits", "4", "--lut-dtype", dtype, "--target", "iOS26"]]
 
 
     for form, dtype, target in itertools.product(

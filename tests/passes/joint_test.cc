@@ -760,6 +760,12 @@ TEST(IntegerLut, OnIos26TheLookUpComesFirst) {
   ASSERT_TRUE(IsDone(run));
   EXPECT_EQ(Chain(run), (Types{"lut_to_dense", "blockwise_shift_scale"}));
   EXPECT_TRUE(DecodesByHand(run));
+  // A look-up cannot give 4-bit integers.
+  const PassRun narrow(OneConv(kHalf, 16, 16, 3, 10),
+                       Palettize({{"nbits", "4"}, {"lut_dtype", "int4"}}));
+  ASSERT_TRUE(IsDone(narrow));
+  EXPECT_EQ(Chain(narrow), (Types{"blockwise_shift_scale", "lut_to_dense"}));
+  EXPECT_TRUE(DecodesByHand(narrow));
 }
 
 // --- What is left alone --------------------------------------------------------------------------

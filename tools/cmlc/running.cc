@@ -78,6 +78,9 @@ struct DataArguments {
                    "threads to use (default: one for each processor)")
         ->check(CLI::Range(0, 1024))
         ->type_name("INT");
+    app.add_option("--isa", execution.isa,
+                   "the instruction set of inner loops: v1 or v3 of x86-64 (default: the best that "
+                   "there is)");
     app.add_option("--max-memory", execution.max_memory_bytes,
                    "fail if values need more bytes than this")
         ->type_name("BYTES");
@@ -111,10 +114,15 @@ std::string PredictJson(const PredictReport& report, const PredictOptions& optio
   Json outputs = Json::array();
   for (const PredictReport::Output& output : report.outputs)
     outputs.push_back({{"name", output.name}, {"type", output.type}, {"stored", output.stored}});
-  const Json root = {{"model", options.model.string()}, {"output", options.output.string()},
-                     {"function", report.function},     {"data", report.data},
-                     {"samples", report.samples},       {"steps", report.steps},
-                     {"outputs", std::move(outputs)},   {"peak_bytes", report.peak_bytes},
+  const Json root = {{"model", options.model.string()},
+                     {"output", options.output.string()},
+                     {"function", report.function},
+                     {"data", report.data},
+                     {"samples", report.samples},
+                     {"steps", report.steps},
+                     {"outputs", std::move(outputs)},
+                     {"peak_bytes", report.peak_bytes},
+                     {"isa", report.isa},
                      {"seconds", report.seconds}};
   return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -276,6 +284,7 @@ std::string CompareJson(const CompareReport& report, const CompareOptions& optio
     }
     root["function"] = report.function;
     root["data"] = report.data;
+    root["isa"] = report.isa;
     root["samples"] = report.samples;
     root["steps"] = report.steps;
     root["outputs"] = std::move(outputs);
