@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Has a judge from outside this repository look at what cmlc writes.
 
-    outside_judge.py --cmlc build/release/cmlc --judge check_package.py --models DIR [--full]
+    outside_judge.py --cmlc build/release/cmlc --judge check_package.py --models DIR [--full [--once]]
 
 The judge is a Python file with load_programs(path) and compare(original, compressed, min_snr), which
 gives (rows, failures, snr). Every package in DIR that holds an ML Program is compressed in every way
@@ -138,6 +138,8 @@ def main() -> int:
     parser.add_argument("--judge", required=True, type=Path)
     parser.add_argument("--models", required=True, type=Path)
     parser.add_argument("--full", action="store_true", help="the whole grid")
+    parser.add_argument("--once", action="store_true",
+                        help="do not decompress the results and judge that too")  # fmt: skip
     parser.add_argument("--only", default="", help="packages with this in their paths")
     parser.add_argument("--ways", default="", help="ways with one of these in them, a,b")
     args = parser.parse_args()
@@ -190,6 +192,8 @@ def main() -> int:
                 if not any(part in " ".join(step) for step in way for part in args.ways.split(",")):
                     continue
                 compressed = judged_run(way, package, original, small)
+                if args.once:
+                    continue
                 if compressed is not None and (args.full or number % 3 == 0):
                     judged_run([["decompress"]], small, compressed, plain)
             print(f"{package.parent.name}: {judged - before} results judged", flush=True)
