@@ -1,7 +1,6 @@
 #include "predict/output.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/npy.h"
+#include "base/staged_file.h"
 #include "base/zip.h"
 
 namespace cmlc::predict {
@@ -73,51 +73,6 @@ void Append(const Elements& elements, const Shape& shape, size_t axis, size_t& a
   text += ']';
 }
 
-// A file that is written beside its destination and is gone unless it is put into place.
-class Staged {
- public:
-  static Result<Staged> Start(const fs::path& destination, std::string_view what) {
-    std::error_code code;
-    if (fs::is_directory(destination, code))
-      return Error{ErrorKind::kUsage,
-                   fmt::format("{}: is a folder, expected a file to write", destination.string())};
-    Staged staged;
-    staged.destination_ = destination;
-    staged.path_ = destination.parent_path() /
-                   fmt::format(".{}.partial-{}{}", destination.filename().string(), getpid(), what);
-    fs::remove(staged.path_, code);
-    RemoveOnSignal(staged.path_);
-    return staged;
-  }
-  Staged() = default;
-  Staged(Staged&& other) noexcept { *this = std::move(other); }
-  Staged& operator=(Staged&& other) noexcept {
-    std::swap(destination_, other.destination_);
-    std::swap(path_, other.path_);
-    return *this;
-  }
-  ~Staged() {
-    if (path_.empty()) return;
-    std::error_code code;
-    fs::remove(path_, code);
-  }
-  const fs::path& path() const { return path_; }
-
-  Status Place() {
-    std::error_code code;
-    fs::rename(path_, destination_, code);
-    if (code)
-      return Error{ErrorKind::kOutput, fmt::format("{}: cannot be put into place: {}",
-                                                   destination_.string(), code.message())};
-    path_.clear();
-    return Ok();
-  }
-
- private:
-  fs::path destination_;
-  fs::path path_;
-};
-
 // --- JSON ---------------------------------------------------------------------------------------
 
 class JsonWriter final : public OutputWriter {
@@ -127,7 +82,7 @@ class JsonWriter final : public OutputWriter {
 
   Status Open(const fs::path& path, const PredictReport& report) {
     if (!path.empty()) {
-      CMLC_ASSIGN_OR_RETURN(staged_, Staged::Start(path, ""));
+      CMLC_ASSIGN_OR_RETURN(staged_, StagedFile::Start(path, ""));
       CMLC_ASSIGN_OR_RETURN(file_, File::Create(staged_->path()));
     }
     text_ = fmt::format("{{\"function\": {}, \"data\": {}, \"samples\": [", Quoted(report.function),
@@ -176,7 +131,7 @@ class JsonWriter final : public OutputWriter {
 
   std::vector<std::string> names_;
   bool sequences_;
-  std::optional<Staged> staged_;
+  std::optional<StagedFile> staged_;
   File file_;
   uint64_t at_ = 0;
   std::string text_;
@@ -193,8 +148,8 @@ class NpzWriter final : public OutputWriter {
       : names_(std::move(names)), sequences_(sequences), pieces_(names_.size()) {}
 
   Status Open(const fs::path& path) {
-    CMLC_ASSIGN_OR_RETURN(staged_, Staged::Start(path, ""));
-    CMLC_ASSIGN_OR_RETURN(scratch_path_, Staged::Start(path, "-scratch"));
+    CMLC_ASSIGN_OR_RETURN(staged_, StagedFile::Start(path, ""));
+    CMLC_ASSIGN_OR_RETURN(scratch_path_, StagedFile::Start(path, "-scratch"));
     CMLC_ASSIGN_OR_RETURN(scratch_, File::Create(scratch_path_.path()));
     return Ok();
   }
@@ -257,7 +212,7 @@ class NpzWriter final : public OutputWriter {
   bool sequences_;
   std::vector<std::vector<Piece>> pieces_;  // by output
   std::vector<uint64_t> steps_;             // of each sample
-  Staged staged_, scratch_path_;
+  StagedFile staged_, scratch_path_;
   File scratch_;
   uint64_t at_ = 0;
 };

@@ -145,6 +145,43 @@ TEST_F(Running, PredictIsHeldToAnInstructionSet) {
               "--isa 'v9': this processor has ");
 }
 
+TEST_F(Running, CalibrateKeepsStatisticsThatStatsShows) {
+  const Outcome run =
+      Run({"calibrate", "a.mlpackage", "--data", "x=many.npy", "--batched", "-o", "a.stats"});
+  EXPECT_EQ(run.exit_code, 0);
+  EXPECT_EQ(run.err, "note: 3 samples are few: 64 to 128 are usual\n");
+  EXPECT_EQ(run.out,
+            "calibrate: 3 samples (given), function 'main', T\n"
+            "statistics of 3 values, and of what 0 ops with weights read\n"
+            "wrote: a.stats\n");
+  const Outcome shown = Run({"stats", "show", "a.stats", "--json"});
+  EXPECT_EQ(shown.exit_code, 0);
+  const auto json = nlohmann::json::parse(shown.out);
+  EXPECT_EQ(json["samples"], 3);
+  EXPECT_EQ(json["values"][0]["name"], "x");
+  EXPECT_EQ(json["values"][0]["least"], 1);
+  EXPECT_EQ(json["values"][0]["greatest"], 6);
+  EXPECT_EQ(json["values"][0]["mean"], 3.5);
+  const Outcome text = Run({"stats", "show", "a.stats"});
+  EXPECT_NE(text.out.find("y (identity)"), std::string::npos) << text.out;
+  EXPECT_EQ(Run({"stats", "merge", "a.stats", "a.stats", "-o", "b.stats"}).out, "wrote: b.stats\n");
+  EXPECT_EQ(nlohmann::json::parse(Run({"stats", "show", "b.stats", "--json"}).out)["samples"], 6);
+  // What calibration makes of random numbers is none.
+  const Outcome random = Run({"calibrate", "a.mlpackage", "--random", "20", "-o", "r.stats"});
+  EXPECT_EQ(random.exit_code, 0);
+  EXPECT_TRUE(random.err.starts_with("warning: the inputs are random numbers")) << random.err;
+}
+
+TEST_F(Running, CalibrateFailsInOneLineAndLeavesNothing) {
+  ExpectFails(Run({"calibrate", "a.mlpackage", "-o", "a.stats"}), 2, "input");
+  ExpectFails(Run({"calibrate", "a.mlpackage", "--input", "x=none.npy", "-o", "a.stats"}), 3,
+              "none.npy");
+  ExpectFails(Run({"stats", "show", "x.json"}), 3,
+              "x.json: is no file of statistics, expected one that `cmlc calibrate` wrote");
+  ExpectFails(Run({"stats", "merge", "x.json", "-o", "a.stats"}), 3, "x.json");
+  EXPECT_EQ(Names(dir_.path()), before_);
+}
+
 TEST_F(Running, PredictSaysThatNumbersAreRandom) {
   const Outcome run = Run({"predict", "a.mlpackage", "--random", "2", "--seed", "5"});
   EXPECT_EQ(run.exit_code, 0);

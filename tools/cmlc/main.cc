@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 
+#include "calibrating.h"
 #include "cmlc/inspect.h"
 #include "cmlc/lint.h"
 #include "cmlc/package.h"
@@ -268,6 +269,7 @@ int Main(int argc, char** argv) {
       ->type_name("TEXT");
   lint_app->add_flag("--strict", lint_strict, "fail (exit code 6) if there is anything to list");
   RunningCommands running(app);
+  CalibratingCommands calibrating(app);
   CLI::App* passes_app = app.add_subcommand("passes", "list the passes with their summaries");
 
   try {
@@ -286,6 +288,7 @@ int Main(int argc, char** argv) {
 
   InstallSignalCleanup();
   if (running.asked()) return running.Run();
+  if (calibrating.asked()) return calibrating.Run();
   if (*passes_app) {
     for (const PassInfo& info : AllPasses())
       fmt::print("{:<12} {}\n", std::string(info.name), std::string(info.summary));
