@@ -9,6 +9,8 @@
 #include <optional>
 #include <utility>
 
+#include "base/file.h"
+#include "base/staged_file.h"
 #include "base/thread_pool.h"
 #include "calibrate/hash.h"
 #include "calibrate/statistics.h"
@@ -270,6 +272,11 @@ Result<CalibrateReport> Calibrate(const CalibrateOptions& options, Diagnostics& 
       if (std::filesystem::equivalent(file, options.output, code))
         return Error{ErrorKind::kUsage, fmt::format("{}: is an input, expected another output",
                                                     options.output.string())};
+  {
+    // Whether there can be an output is better known before hours of work.
+    CMLC_ASSIGN_OR_RETURN(const StagedFile staged, StagedFile::Start(options.output, ""));
+    CMLC_RETURN_IF_ERROR(File::Create(staged.path()));
+  }
   CMLC_RETURN_IF_ERROR(predict::ChooseIsa(options.execution));
   CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<Package> package, Package::Open(options.model));
   CMLC_ASSIGN_OR_RETURN(const predict::Target target,

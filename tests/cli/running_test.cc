@@ -176,6 +176,8 @@ TEST_F(Running, CalibrateFailsInOneLineAndLeavesNothing) {
   ExpectFails(Run({"calibrate", "a.mlpackage", "-o", "a.stats"}), 2, "input");
   ExpectFails(Run({"calibrate", "a.mlpackage", "--input", "x=none.npy", "-o", "a.stats"}), 3,
               "none.npy");
+  ExpectFails(Run({"calibrate", "a.mlpackage", "--random", "2", "-o", "none/a.stats"}), 4,
+              "cannot create");
   ExpectFails(Run({"stats", "show", "x.json"}), 3,
               "x.json: is no file of statistics, expected one that `cmlc calibrate` wrote");
   ExpectFails(Run({"stats", "merge", "x.json", "-o", "a.stats"}), 3, "x.json");
