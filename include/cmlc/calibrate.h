@@ -37,7 +37,7 @@ struct CalibrateReport {
   uint64_t resumed = 0;  // of the samples: done by an earlier run that was interrupted
   uint64_t values = 0;   // with statistics
   uint64_t inputs = 0;   // of ops with weights
-  // Values that hold something that is not finite, or were never made: "y (conv): 3 elements ..."
+  // Values that hold something that is not finite: "'y' (conv): 3 of 64 elements are infinite ..."
   std::vector<std::string> problems;
   uint64_t peak_bytes = 0;  // of values, see PredictReport
   double seconds = 0;
