@@ -9,6 +9,9 @@
 // applies the replacements in graph order and writes the report; so every weight pass is parallel,
 // bounded in memory and deterministic without a line of its own for it. To add one, copy
 // src/passes/null_pass.cc.
+//
+// Activations are quantized by one pass of its own kind (src/passes/activations.h), whose options
+// and rules work like those of weights.
 #ifndef CMLC_PASS_H_
 #define CMLC_PASS_H_
 
@@ -171,12 +174,17 @@ class WeightPass : public Pass {
   std::optional<int64_t> weight_threshold_;
 };
 
+// What a pass changes. Of kind kWeights are WeightPasses, run by src/pipeline/weight_runner.h; the
+// one of kind kActivations is run by src/pipeline/activation_runner.h.
+enum class PassKind { kWeights, kActivations };
+
 struct PassInfo {
   std::string_view name;         // of the subcommand: "palettize"
   std::string_view summary;      // one line
   std::string_view description;  // a paragraph for --help
   std::string_view suffix;       // "palettized": for the name of an output that nobody named
-  std::unique_ptr<WeightPass> (*make)();
+  PassKind kind = PassKind::kWeights;
+  std::unique_ptr<Pass> (*make)();
 };
 
 // All passes, in the order of passes.def.
@@ -184,7 +192,7 @@ std::span<const PassInfo> AllPasses();
 const PassInfo* FindPass(std::string_view name);
 
 template <typename PassType>
-std::unique_ptr<WeightPass> MakePass() {
+std::unique_ptr<Pass> MakePass() {
   return std::make_unique<PassType>();
 }
 

@@ -96,7 +96,7 @@ class Reader {
   // Sets one option on a pass that is thrown away, to find mistakes where they stand.
   void CheckOption(const PassInfo& info, const YAML::Node& at, const std::string& name,
                    const std::string& value) const {
-    const std::unique_ptr<WeightPass> pass = info.make();
+    const std::unique_ptr<Pass> pass = info.make();
     const Status status = SetOptions(*pass, info.name, {{name, value}});
     if (!status.ok()) Fail(at, status.error().message);
   }
@@ -296,7 +296,7 @@ class Reader {
       CheckOption(*info, at, key, value);
       entry.options.emplace_back(key, value);
     }
-    const std::unique_ptr<WeightPass> pass = info->make();
+    const std::unique_ptr<Pass> pass = info->make();
     Status status = SetOptions(*pass, info->name, entry.options);
     if (status.ok()) status = pass->CheckOptions();
     if (!status.ok()) Fail(node, status.error().message);

@@ -58,16 +58,18 @@ bool MatchesShape(std::string_view pattern, const Shape& shape) {
   return true;
 }
 
-bool Fits(const Rule::Where& where, const Weight& weight) {
+bool Fits(const Rule::Where& where, const Subject& subject) {
   const auto fits = [](const std::string& pattern, std::string_view text) {
     return pattern.empty() || MatchesPattern(pattern, text);
   };
-  if (!fits(where.name, weight.name)) return false;
-  if (!where.shape.empty() && !MatchesShape(where.shape, weight.shape)) return false;
-  if (weight.element_count < static_cast<uint64_t>(where.min_elements)) return false;
+  if (!fits(where.name, subject.name)) return false;
+  if (!where.shape.empty() &&
+      (subject.shape == nullptr || !MatchesShape(where.shape, *subject.shape)))
+    return false;
+  if (subject.element_count < static_cast<uint64_t>(where.min_elements)) return false;
   if (where.op_type.empty() && where.op_name.empty() && where.parameter.empty()) return true;
   return std::any_of(
-      weight.consumers.begin(), weight.consumers.end(), [&](const Consumer& consumer) {
+      subject.consumers.begin(), subject.consumers.end(), [&](const Consumer& consumer) {
         return fits(where.op_type, consumer.op_type) && fits(where.parameter, consumer.parameter) &&
                (fits(where.op_name, consumer.op_name) || fits(where.op_name, consumer.output_name));
       });
@@ -160,6 +162,7 @@ Result<Rule> ParseRule(Rule::Kind kind, const std::string& text) {
 
 Result<RuleSet> RuleSet::Make(const PassSpec& spec, const PassInfo& info) {
   RuleSet set;
+  set.kind_ = info.kind;
   const auto located = [&](const Status& status) {
     if (status.ok() || spec.origin.empty()) return status;
     return Status(
@@ -173,7 +176,8 @@ Result<RuleSet> RuleSet::Make(const PassSpec& spec, const PassInfo& info) {
     CMLC_RETURN_IF_ERROR(located(set.base_->CheckOptions()));
   for (const Rule& rule : spec.rules) {
     Entry entry{.rule = rule, .text = TextOf(rule), .pass = nullptr};
-    if (rule.kind == Rule::Kind::kOpType && rule.pattern == "const")
+    if (rule.kind == Rule::Kind::kOpType && rule.pattern == "const" &&
+        info.kind == PassKind::kWeights)
       return Error{ErrorKind::kUsage,
                    fmt::format("{}: a type is that of the op which reads a weight, and no const "
                                "reads one; a const itself is chosen by --op-name",
@@ -202,7 +206,7 @@ const RuleSet::Entry* RuleSet::Match(Rule::Kind kind,
   return nullptr;
 }
 
-RuleSet::Choice RuleSet::For(const Weight& weight) const {
+RuleSet::Choice RuleSet::For(const Subject& subject) const {
   const auto choice_of = [&](const Entry* entry) {
     if (entry == nullptr && !leave_because_.empty())
       return Choice{.pass = nullptr, .because = leave_because_};
@@ -213,18 +217,19 @@ RuleSet::Choice RuleSet::For(const Weight& weight) const {
   };
   const Entry* where = nullptr;
   for (const Entry& entry : entries_)
-    if (entry.rule.kind == Rule::Kind::kWhere && Fits(entry.rule.where, weight)) {
+    if (entry.rule.kind == Rule::Kind::kWhere && Fits(entry.rule.where, subject)) {
       entry.used = true;
       where = &entry;
     }
   if (where != nullptr) return choice_of(where);
-  if (const Entry* entry = Match(Rule::Kind::kOpName, {weight.name})) {
-    Choice choice = choice_of(entry);
+  const Entry* own = subject.by_own_name ? Match(Rule::Kind::kOpName, {subject.name}) : nullptr;
+  if (own != nullptr) {
+    Choice choice = choice_of(own);
     choice.by_own_name = true;
     return choice;
   }
   std::vector<const Entry*> wanted;
-  for (const Consumer& consumer : weight.consumers) {
+  for (const Consumer& consumer : subject.consumers) {
     const Entry* entry = Match(Rule::Kind::kOpName, {consumer.op_name, consumer.output_name});
     if (entry == nullptr) entry = Match(Rule::Kind::kOpType, {consumer.op_type});
     wanted.push_back(entry);
@@ -276,9 +281,11 @@ Status RuleSet::CheckAllUsed() const {
     if (entry.rule.kind == Rule::Kind::kWhere && !entry.used)
       return Error{
           ErrorKind::kUsage,
-          fmt::format("{}: no weight of this model fits; `cmlc info` lists the weights and "
-                      "their readers",
-                      entry.text)};
+          kind_ == PassKind::kWeights
+              ? fmt::format("{}: no weight of this model fits; `cmlc info` lists the weights and "
+                            "their readers",
+                            entry.text)
+              : fmt::format("{}: no value that an op of this model reads fits", entry.text)};
   return Ok();
 }
 

@@ -109,7 +109,7 @@ void AddPass(CLI::App& root, const PassInfo& info, PassCommand& command) {
   CLI::App& app = *command.app;
   app.footer(std::string(info.description));
   AddCommon(app, command.common);
-  const std::unique_ptr<WeightPass> pass = info.make();
+  const std::unique_ptr<Pass> pass = info.make();
   for (const OptionDescription& option : DescribeOptions(*pass)) {
     auto& value = command.values.emplace_back(option.name, "");
     std::string names = "--" + Hyphened(option.name);

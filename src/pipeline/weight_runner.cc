@@ -1,0 +1,627 @@
+// Weights go through in program order, in batches: small ones many at a time, each by one thread,
+// large ones alone and by all threads, and those in between one way or the other, so that threads
+// do not wait for each other. What a batch makes is written in order before the next one starts. So
+// neither the memory that a run takes nor a byte of its result depends on the size of the model or
+// the number of threads.
+#include "pipeline/weight_runner.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <set>
+
+#include "ir/decode.h"
+#include "ir/encoding.h"
+#include "ir/graph_index.h"
+#include "ir/weights.h"
+
+namespace cmlc {
+namespace {
+
+// Constants of fewer elements than this stay in the model message, as coremltools has it.
+constexpr uint64_t kLeastBlobElements = 10;
+constexpr int32_t kSpecIos18 = 9;
+// How many bytes of weights may be in a batch, and how many weights. Small ones no more for each
+// thread than what stays in the cache, so that it need not be fetched again for writing.
+constexpr uint64_t kBatchBytes = 96 << 20;
+constexpr uint64_t kCachedBytes = 24 << 20;
+constexpr size_t kBatchWeights = 512;
+// Plain weights of up to this many elements may be in a batch with others if there are enough for
+// all threads: some steps, like k-means itself, are one thread's work, and a few pieces of a weight
+// are hard to share out evenly. Compressed weights have to be decoded first, which takes memory.
+constexpr uint64_t kMediumWeight = uint64_t{16} << 20;
+
+// A weight in a block, and what is to become of it.
+struct Site {
+  WeightSite found;
+  const ProgramBlock* block = nullptr;
+  const GraphIndex* index = nullptr;
+  const WeightPass* pass = nullptr;  // that works on it
+  size_t report = 0;                 // in RunReport::weights
+  std::unique_ptr<TensorReader> reader;
+  std::vector<Operation> operations;  // that take its place; empty: none
+};
+
+// Sites that store the same tensor and want the same done to it: it is done once.
+struct Job {
+  std::vector<Site*> sites;
+  Outcome outcome{std::in_place_type<Skipped>};
+  std::optional<Error> error;
+};
+
+class WeightRunner {
+ public:
+  WeightRunner(const PassInfo& info, const RuleSet& rules, const RunContext& context,
+               RunReport& report)
+      : info_(info),
+        rules_(rules),
+        diagnostics_(context.diagnostics),
+        package_(context.package),
+        pool_(context.pool),
+        report_(report) {}
+
+  Status RunPart(const Part& part, const OpsetInfo* target);
+
+ private:
+  // What was found in one program.
+  struct Survey {
+    std::vector<ProgramBlock> blocks;
+    std::deque<GraphIndex> indices;
+    std::deque<Site> sites;  // of the weights to work on
+    std::vector<WeightReport> reports;
+  };
+
+  Survey SurveyOf(const Part& part);
+  void Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
+                Survey& survey);
+  Result<int32_t> VersionFor(const Part& part, Survey& survey, const OpsetInfo* target);
+  Result<bool> WouldBeDone(Site& site, int32_t version);
+  Status Transform(Survey& survey, int32_t version);
+  size_t EndOfBatch(std::span<const Job> jobs, size_t begin) const;
+  void Compute(Job& job, bool in_memory, int32_t version);
+  static bool GoesToFile(const NewTensor& tensor, int32_t version);
+  Result<std::vector<std::vector<Value>>> Store(std::span<Job> jobs, int32_t version);
+  void Finish(Job& job, const std::vector<Value>& values, Survey& survey);
+  void KeepNamesApart(Site& site);
+  void Apply(Survey& survey);
+  TensorId TensorOf(const Value& value);
+  uint64_t CountedOnce(const StoredForm& form, std::set<TensorId>& counted);
+
+  const PassInfo& info_;
+  const RuleSet& rules_;
+  Diagnostics& diagnostics_;
+  Package& package_;
+  ThreadPool& pool_;
+  RunReport& report_;
+  // Tensors whose bytes are in a report already, as before the pass and as after it.
+  std::set<TensorId> counted_, counted_after_;
+  std::map<const GraphIndex*, std::set<std::string>> names_;
+  std::map<const Value*, TensorId> inline_;  // immediates that passes look at
+  Progress progress_;
+};
+
+// The store's name for a constant's bytes; immediates are taken in when a pass wants to see them.
+TensorId WeightRunner::TensorOf(const Value& value) {
+  if (const auto* id = std::get_if<TensorId>(&value.content)) return *id;
+  const auto found = inline_.find(&value);
+  if (found != inline_.end()) return found->second;
+  std::string bytes = *ImmediateBytes(value);
+  const uint64_t count = *ElementCount(*StaticShape(value.type));
+  const TensorId id = package_.tensors().AddInline(value.type.tensor.dtype, count, std::move(bytes),
+                                                   package_.DefaultWeightsFile());
+  inline_.emplace(&value, id);
+  return id;
+}
+
+uint64_t WeightRunner::CountedOnce(const StoredForm& form, std::set<TensorId>& counted) {
+  uint64_t bytes = form.immediate_bytes;
+  for (const TensorId id : form.tensors)
+    if (counted.insert(id).second) bytes += package_.tensors().info(id).size_bytes;
+  return bytes;
+}
+
+// Decides whether the pass works on a weight, and writes down why if not.
+void WeightRunner::Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
+                            Survey& survey) {
+  const Weight& weight = found.weight;
+  const RuleSet::Choice choice = rules_.For({.name = weight.name,
+                                             .by_own_name = true,
+                                             .shape = &weight.shape,
+                                             .element_count = weight.element_count,
+                                             .consumers = weight.consumers});
+  const auto& pass =
+      static_cast<const WeightPass&>(choice.pass != nullptr ? *choice.pass : rules_.base());
+  const bool wants_plain = pass.takes() != WeightPass::Takes::kCompressed;
+  const bool wants_compressed = pass.takes() != WeightPass::Takes::kPlain;
+  const bool is_float = IsWeightFloat(weight.dtype);
+  if (!wants_plain && !found.compressed) return;
+  const int64_t threshold = pass.weight_threshold();
+  const bool large = weight.element_count > static_cast<uint64_t>(threshold);
+  // Parameters of ops (strides, axes, epsilon, ...) are constants too, but no one's idea of
+  // weights.
+  if (!found.compressed && (weight.element_count <= 1 || (!is_float && !large))) return;
+
+  WeightReport report;
+  report.function = block.label;
+  report.name = weight.name;
+  for (const Consumer& consumer : weight.consumers) report.consumers.push_back(ToString(consumer));
+  report.dtype = NameOf(weight.dtype);
+  report.shape = weight.shape;
+  report.element_count = weight.element_count;
+  const StoredForm form = FormOf(*found.definition->op, index);
+  report.form = form.text;
+  report.bytes_before = CountedOnce(form, counted_);
+  report.bytes_after = report.bytes_before;
+  report.shared = report.bytes_before == 0 && weight.element_count > 0;
+  // A bias that an op of this name reads as well is not what anybody means by naming the op.
+  report.asked_for = choice.pass != nullptr &&
+                     (choice.by_own_name || (choice.by_name && weight.shape.size() >= 2));
+
+  const auto leave = [&](std::string category, std::string reason) {
+    report.fate = WeightReport::Fate::kLeft;
+    report.category = std::move(category);
+    report.reason = std::move(reason);
+    survey.reports.push_back(std::move(report));
+  };
+  const auto missing = [&] {
+    for (const TensorId id : form.tensors)
+      if (package_.tensors().info(id).missing) return true;
+    return false;
+  };
+  if (found.compressed && !wants_compressed) {
+    report.fate = WeightReport::Fate::kAlreadyCompressed;
+    report.category = "already compressed";
+    report.reason = form.text;
+    survey.reports.push_back(std::move(report));
+    return;
+  }
+  if (missing()) return leave("in a missing weights file", "its values cannot be read");
+  if (wants_plain) {
+    if (!is_float)
+      return leave("not floating point",
+                   fmt::format("is {}, expected fp16 or fp32", NameOf(weight.dtype)));
+    if (weight.shape.size() < 2)
+      return leave("of fewer than two dimensions",
+                   fmt::format("has shape {}", ToString(weight.shape)));
+    if (weight.consumers.empty())
+      return found.feeds_output ? leave("read by a block output only",
+                                        "a compressed weight may not be an output of a block")
+                                : leave("read by nothing", "no op reads it");
+    if (found.feeds_constexpr)
+      return leave("part of a compressed weight", "a constexpr reads it too");
+  }
+  if (choice.conflict && large)
+    diagnostics_.Note(fmt::format(
+        "{}: '{}' is read by ops with different rules: {}", info_.name, weight.name,
+        choice.because.empty() ? "the options of the command hold" : choice.because + " holds"));
+  if (choice.pass == nullptr) return leave("left alone by a rule", choice.because);
+  if (!large)
+    return leave(
+        fmt::format("with no more elements than weight_threshold {}", threshold),
+        fmt::format("{} elements, weight_threshold is {}", weight.element_count, threshold));
+  found.weight.named = choice.by_own_name;
+  if (found.compressed) {
+    found.weight.compressed = true;
+    if (std::optional<Encoding> encoding =
+            ParseEncoding(*found.definition, index, package_.tensors()))
+      found.weight.encoding = std::make_shared<const Encoding>(std::move(*encoding));
+  }
+  if (const std::optional<Skipped> skipped = pass.Skip(weight))
+    return leave(skipped->category, skipped->reason);
+
+  Site& site = survey.sites.emplace_back();
+  site.found = std::move(found);
+  site.block = &block;
+  site.index = &index;
+  site.pass = &pass;
+  site.report = survey.reports.size();
+  survey.reports.push_back(std::move(report));
+}
+
+WeightRunner::Survey WeightRunner::SurveyOf(const Part& part) {
+  Survey survey;
+  survey.blocks = BlocksOf(*part.model->program, part.prefix);
+  for (const ProgramBlock& block : survey.blocks) {
+    GraphIndex& index = survey.indices.emplace_back(*block.block);
+    for (WeightSite& found : FindWeights(index)) Consider(std::move(found), block, index, survey);
+  }
+  return survey;
+}
+
+// Whether the pass would do this weight if the result had the given version: values decide too.
+Result<bool> WeightRunner::WouldBeDone(Site& site, int32_t version) {
+  // A compressed weight changes its form with the version, so it cannot be tried beforehand; what
+  // would stop a pass from joining it is known without its values.
+  if (site.found.compressed) return true;
+  const Operation& op = *site.found.definition->op;
+  Weight& weight = site.found.weight;
+  CMLC_ASSIGN_OR_RETURN(
+      site.reader, MakeReader(op, site.found.definition->output, *site.index, package_.tensors()));
+  weight.reader = site.reader.get();
+  weight.store = &package_.tensors();
+  if (!site.found.compressed) weight.tensor = TensorOf(op.attributes.at("val"));
+  CMLC_ASSIGN_OR_RETURN(const Outcome outcome,
+                        site.pass->Replace(weight, {.tensors = package_.tensors(),
+                                                    .pool = pool_,
+                                                    .specification_version = version}));
+  return std::holds_alternative<Replacement>(outcome);
+}
+
+// The specification version that a program's result will have.
+Result<int32_t> WeightRunner::VersionFor(const Part& part, Survey& survey,
+                                         const OpsetInfo* target) {
+  const int32_t version = part.model->specification_version;
+  CMLC_RETURN_IF_ERROR(CheckTarget(part, target, package_));
+  const int32_t given = target != nullptr ? target->spec_version : version;
+  int32_t needed = given;
+  const Site* because = nullptr;
+  std::string what;
+  for (Site& site : survey.sites) {
+    const WeightPass::Need need = site.pass->Needs(site.found.weight);
+    if (need.specification_version <= needed) continue;
+    // A weight that will turn out to be skipped must not raise anything. This is asked for once or
+    // twice in a run: the first weight that can be done raises the target for all.
+    CMLC_ASSIGN_OR_RETURN(const bool done, WouldBeDone(site, need.specification_version));
+    if (!done) continue;
+    needed = need.specification_version;
+    because = &site;
+    what = need.what;
+  }
+  if (target != nullptr && needed > given)
+    return BeyondTarget(*target, needed, because->found.weight.name, what);
+  return needed;
+}
+
+// Whether a new tensor goes to the weights file, or into the model message.
+bool WeightRunner::GoesToFile(const NewTensor& tensor, int32_t version) {
+  const DataTypeInfo* type = FindDataType(tensor.dtype);
+  const bool old_blob_type = IsWeightFloat(tensor.dtype) || tensor.dtype == DataType::kInt8 ||
+                             tensor.dtype == DataType::kUInt8;
+  return *ElementCount(tensor.shape) >= kLeastBlobElements && type->blob_code != 0 &&
+         (old_blob_type || version >= kSpecIos18);
+}
+
+uint64_t InputBytes(const Job& job) {
+  const Weight& weight = job.sites.front()->found.weight;
+  return weight.element_count * static_cast<uint64_t>(BitsOf(weight.dtype)) / 8;
+}
+
+bool IsLarge(const Job& job) {
+  return job.sites.front()->found.weight.element_count > kLargeWeight;
+}
+
+// The jobs that go together start at `begin`; returns where they end.
+size_t WeightRunner::EndOfBatch(std::span<const Job> jobs, size_t begin) const {
+  const auto needs_all_threads = [&](const Job& job) {
+    const Weight& weight = job.sites.front()->found.weight;
+    return IsLarge(job) && (pool_.threads() == 1 || job.sites.front()->found.compressed ||
+                            weight.element_count > kMediumWeight);
+  };
+  if (needs_all_threads(jobs[begin])) return begin + 1;
+  size_t end = begin;
+  for (uint64_t bytes = 0; end < jobs.size() && end - begin < kBatchWeights; ++end) {
+    bytes += InputBytes(jobs[end]);
+    const uint64_t most =
+        IsLarge(jobs[end])
+            ? kBatchBytes
+            : std::min(kBatchBytes, kCachedBytes * static_cast<uint64_t>(pool_.threads()));
+    if (end > begin && (needs_all_threads(jobs[end]) || bytes > most)) break;
+  }
+  if (end - begin >= static_cast<size_t>(pool_.threads())) return end;
+  // Too few to keep all threads busy unless those work together on what is not small.
+  for (size_t i = begin; i < end; ++i)
+    if (IsLarge(jobs[i])) return std::max(i, begin + 1);
+  return end;
+}
+
+// Runs the pass for a job; from any thread. Results that fit in memory are made here, while the
+// weight's values are at hand, so that writing them is all that is left to do.
+void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
+  Site& site = *job.sites.front();
+  Weight& weight = site.found.weight;
+  const auto work = [&]() -> Status {
+    TensorView resident;
+    // Decompressing reads a weight once only: it need not be decoded beforehand.
+    if (in_memory && site.pass->takes() != WeightPass::Takes::kCompressed) {
+      const uint64_t size = weight.element_count * static_cast<uint64_t>(BitsOf(weight.dtype)) / 8;
+      CMLC_ASSIGN_OR_RETURN(resident, weight.View(0, size));
+      weight.resident = resident.bytes();
+    }
+    const PassContext context{
+        .tensors = package_.tensors(), .pool = pool_, .specification_version = version};
+    CMLC_ASSIGN_OR_RETURN(job.outcome, site.pass->Replace(weight, context));
+    auto* replacement = std::get_if<Replacement>(&job.outcome);
+    if (replacement == nullptr || !in_memory) return Ok();
+    for (NewTensor& tensor : replacement->tensors) {
+      const uint64_t count = *ElementCount(tensor.shape);
+      if (const auto* source = std::get_if<TensorSource>(&tensor.content)) {
+        CMLC_ASSIGN_OR_RETURN(ReadyTensor ready, MakeReady(*source));
+        tensor.content = std::move(ready);
+      } else if (const auto* bytes = std::get_if<std::string>(&tensor.content);
+                 bytes != nullptr && GoesToFile(tensor, version)) {
+        tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)));
+      }
+    }
+    return Ok();
+  };
+  if (const Status status = work(); !status.ok()) job.error = status.error();
+  weight.resident = {};
+}
+
+Value Immediate(const NewTensor& tensor) {
+  if (const auto* ready = std::get_if<ReadyTensor>(&tensor.content))
+    return MakeImmediate(
+        tensor.dtype, tensor.shape,
+        std::string(reinterpret_cast<const char*>(ready->content.get()), ready->size_bytes));
+  return MakeImmediate(tensor.dtype, tensor.shape, std::get<std::string>(tensor.content));
+}
+
+// Stores the new tensors of some jobs, in order, and gives their values, for each job.
+Result<std::vector<std::vector<Value>>> WeightRunner::Store(std::span<Job> jobs, int32_t version) {
+  std::vector<std::vector<Value>> values(jobs.size());
+  struct Place {
+    size_t job, position;
+  };
+  std::map<WeightsFile, std::pair<std::vector<const ReadyTensor*>, std::vector<Place>>> by_file;
+  const auto flush = [&]() -> Status {
+    for (auto& [file, ready] : by_file) {
+      CMLC_ASSIGN_OR_RETURN(const std::vector<TensorId> ids,
+                            package_.tensors().Append(file, ready.first, pool_));
+      for (size_t i = 0; i < ids.size(); ++i) {
+        const auto [job, position] = ready.second[i];
+        const NewTensor& tensor = std::get<Replacement>(jobs[job].outcome).tensors[position];
+        values[job][position] = MakeBlobValue(tensor.dtype, tensor.shape, ids[i]);
+      }
+    }
+    by_file.clear();
+    return Ok();
+  };
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    auto* replacement = std::get_if<Replacement>(&jobs[j].outcome);
+    if (jobs[j].error || replacement == nullptr) continue;
+    const Site& site = *jobs[j].sites.front();
+    const StoredForm form = FormOf(*site.found.definition->op, *site.index);
+    const WeightsFile file = form.tensors.empty()
+                                 ? package_.DefaultWeightsFile()
+                                 : package_.tensors().info(*form.tensors.begin()).file;
+    values[j].resize(replacement->tensors.size());
+    for (size_t t = 0; t < replacement->tensors.size(); ++t) {
+      NewTensor& tensor = replacement->tensors[t];
+      const uint64_t count = *ElementCount(tensor.shape);
+      const bool to_file = GoesToFile(tensor, version);
+      if (auto* source = std::get_if<TensorSource>(&tensor.content)) {
+        if (to_file) {
+          // Too large to be held in memory: made while it is written.
+          CMLC_RETURN_IF_ERROR(flush());
+          CMLC_ASSIGN_OR_RETURN(const TensorId id, package_.tensors().Append(file, *source, pool_));
+          values[j][t] = MakeBlobValue(tensor.dtype, tensor.shape, id);
+          continue;
+        }
+        CMLC_ASSIGN_OR_RETURN(ReadyTensor ready, MakeReady(*source));
+        tensor.content = std::move(ready);
+      }
+      if (!to_file) {
+        values[j][t] = Immediate(tensor);
+        continue;
+      }
+      if (const auto* bytes = std::get_if<std::string>(&tensor.content))
+        tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)));
+      auto& [ready, places] = by_file[file];
+      ready.push_back(&std::get<ReadyTensor>(tensor.content));
+      places.push_back({j, t});
+    }
+  }
+  CMLC_RETURN_IF_ERROR(flush());
+  return values;
+}
+
+// The names that a pass gives to what is between its operations may be taken in this program.
+void WeightRunner::KeepNamesApart(Site& site) {
+  std::set<std::string>& taken = names_[site.index];
+  if (taken.empty())
+    for (const Definition& definition : site.index->definitions())
+      taken.insert(definition.op->outputs[definition.output].name);
+  // Links of the chain that is replaced go away with it, if nothing else reads them.
+  std::set<std::string> own;
+  std::set<const Operation*> chain = {site.found.definition->op};
+  std::vector<const Operation*> queue(chain.begin(), chain.end());
+  while (!queue.empty()) {
+    const Operation* op = queue.back();
+    queue.pop_back();
+    for (const auto& [parameter, argument] : op->inputs)
+      for (const Binding& binding : argument.bindings) {
+        const auto* name = std::get_if<std::string>(&binding.target);
+        const Definition* source = name == nullptr ? nullptr : site.index->Find(op, *name);
+        if (source == nullptr || !IsConstexpr(*source->op)) continue;
+        if (std::all_of(source->uses.begin(), source->uses.end(),
+                        [&](const Use& use) { return chain.contains(use.op); }))
+          own.insert(*name);
+        if (chain.insert(source->op).second) queue.push_back(source->op);
+      }
+  }
+  std::map<std::string, std::string> renamed;
+  for (Operation& op : site.operations) {
+    for (auto& [parameter, argument] : op.inputs)
+      for (Binding& binding : argument.bindings)
+        if (auto* name = std::get_if<std::string>(&binding.target))
+          if (const auto found = renamed.find(*name); found != renamed.end()) *name = found->second;
+    if (&op == &site.operations.back()) break;
+    for (NamedValueType& output : op.outputs) {
+      std::string name = output.name;
+      for (int i = 1; taken.contains(name) && !own.contains(name); ++i)
+        name = fmt::format("{}_{}", output.name, i);
+      taken.insert(name);
+      if (name != output.name) renamed[output.name] = name;
+      output.name = name;
+    }
+    op.attributes["name"] = MakeString(op.outputs.back().name);
+  }
+}
+
+// Builds the operations for all sites of a job from the values of what it made.
+void WeightRunner::Finish(Job& job, const std::vector<Value>& values, Survey& survey) {
+  if (const auto* skipped = std::get_if<Skipped>(&job.outcome)) {
+    for (const Site* site : job.sites) {
+      WeightReport& report = survey.reports[site->report];
+      report.category = skipped->category;
+      report.reason = skipped->reason;
+    }
+    return;
+  }
+  const auto& replacement = std::get<Replacement>(job.outcome);
+  const Quality quality = replacement.quality();
+  for (size_t i = 0; i < job.sites.size(); ++i) {
+    Site& site = *job.sites[i];
+    site.operations = replacement.build(*site.found.definition->op, values);
+    KeepNamesApart(site);
+    uint64_t bytes = 0;
+    for (const Operation& op : site.operations)
+      bytes += CountedOnce(FormOf(op, *site.index), counted_after_);
+    WeightReport& report = survey.reports[site.report];
+    report.fate = WeightReport::Fate::kDone;
+    report.form = replacement.form;
+    report.bytes_after = i == 0 ? bytes : 0;
+    report.shared = report.shared || i > 0;
+    report.quality = quality;
+  }
+}
+
+Status WeightRunner::Transform(Survey& survey, int32_t version) {
+  // Sites become jobs; the same tensor, seen the same way and governed by the same options, is one.
+  std::vector<Job> jobs;
+  using Key = std::tuple<TensorId, const WeightPass*, Shape, DataType, std::optional<int64_t>,
+                         std::optional<int64_t>, std::string>;
+  std::map<Key, size_t> by_key;
+  for (Site& site : survey.sites) {
+    const Operation& op = *site.found.definition->op;
+    Weight& weight = site.found.weight;
+    CMLC_ASSIGN_OR_RETURN(site.reader, MakeReader(op, site.found.definition->output, *site.index,
+                                                  package_.tensors()));
+    weight.reader = site.reader.get();
+    weight.store = &package_.tensors();
+    if (!site.found.compressed) {
+      const Value& value = op.attributes.at("val");
+      weight.tensor = TensorOf(value);
+      const auto [at, is_new] =
+          by_key.emplace(Key{weight.tensor, site.pass, weight.shape, weight.dtype,
+                             weight.output_axis, weight.input_axis, site.pass->Variant(weight)},
+                         jobs.size());
+      if (!is_new) {
+        jobs[at->second].sites.push_back(&site);
+        continue;
+      }
+    }
+    jobs.emplace_back().sites = {&site};
+  }
+
+  progress_.stage = info_.name;
+  progress_.weights_total += static_cast<int64_t>(jobs.size());
+  for (const Job& job : jobs) progress_.bytes_total += InputBytes(job);
+  diagnostics_.Report(progress_);
+
+  for (size_t begin = 0; begin < jobs.size();) {
+    const size_t end = EndOfBatch(jobs, begin);
+    const std::span<Job> batch(&jobs[begin], end - begin);
+    const bool in_memory = batch.size() > 1 || !IsLarge(batch.front());
+    pool_.For(batch.size(), [&](size_t i, int) { Compute(batch[i], in_memory, version); });
+    for (const Job& job : batch)
+      if (job.error) return *job.error;
+    CMLC_ASSIGN_OR_RETURN(const auto values, Store(batch, version));
+    for (size_t i = 0; i < batch.size(); ++i) {
+      ++progress_.weights_done;
+      progress_.bytes_done += InputBytes(batch[i]);
+      Finish(batch[i], values[i], survey);
+      batch[i].outcome = Skipped{};  // its tensors are written: let go of them
+    }
+    diagnostics_.Report(progress_);
+    begin = end;
+  }
+  return Ok();
+}
+
+// Puts the new operations into their blocks, and takes out constants that only fed what is gone.
+void WeightRunner::Apply(Survey& survey) {
+  std::map<Block*, std::map<size_t, Site*>> by_block;
+  std::set<std::pair<Block*, size_t>> dead;
+  std::vector<const Definition*> replaced;
+  std::map<const Definition*, size_t> uses_lost;
+  for (Site& site : survey.sites) {
+    if (site.operations.empty()) continue;
+    const Definition& definition = *site.found.definition;
+    by_block[definition.block][definition.index] = &site;
+    replaced.push_back(&definition);
+  }
+  // What a replaced constexpr read loses a reader; with its last one it goes too, and so on.
+  for (const Site& site : survey.sites) {
+    if (site.operations.empty() || !site.found.compressed) continue;
+    std::vector<const Operation*> queue = {site.found.definition->op};
+    while (!queue.empty()) {
+      const Operation* op = queue.back();
+      queue.pop_back();
+      for (const auto& [parameter, argument] : op->inputs)
+        for (const Binding& binding : argument.bindings) {
+          const auto* name = std::get_if<std::string>(&binding.target);
+          const Definition* source = name == nullptr ? nullptr : site.index->Find(op, *name);
+          if (source == nullptr || !(IsConst(*source->op) || IsConstexpr(*source->op))) continue;
+          ++uses_lost[source];
+          size_t uses = 0, lost = 0;
+          for (const Definition& other : site.index->definitions())
+            if (other.op == source->op) {
+              uses += other.uses.size();
+              lost += uses_lost[&other];
+            }
+          if (lost == uses && dead.emplace(source->block, source->index).second)
+            queue.push_back(source->op);
+        }
+    }
+  }
+  std::set<Block*> touched;
+  for (const auto& [block, sites] : by_block) touched.insert(block);
+  for (const auto& [block, index] : dead) touched.insert(block);
+  for (Block* block : touched) {
+    std::vector<Operation> operations;
+    operations.reserve(block->operations.size());
+    auto& sites = by_block[block];
+    for (size_t i = 0; i < block->operations.size(); ++i) {
+      if (const auto site = sites.find(i); site != sites.end())
+        for (Operation& op : site->second->operations) operations.push_back(std::move(op));
+      else if (!dead.contains({block, i}))
+        operations.push_back(std::move(block->operations[i]));
+    }
+    block->operations = std::move(operations);
+  }
+}
+
+Status WeightRunner::RunPart(const Part& part, const OpsetInfo* target) {
+  const std::set<TensorId> counted_before = counted_;
+  names_.clear();
+  Survey survey = SurveyOf(part);
+  CMLC_ASSIGN_OR_RETURN(const int32_t version, VersionFor(part, survey, target));
+  if (version > part.model->specification_version) {
+    CMLC_RETURN_IF_ERROR(Raise(part, version, package_, report_));
+    // Raising may have moved operations, so everything is looked at again.
+    counted_ = counted_before;
+    inline_.clear();
+    names_.clear();
+    survey = SurveyOf(part);
+  }
+  CMLC_RETURN_IF_ERROR(Transform(survey, version));
+  Apply(survey);
+  for (WeightReport& report : survey.reports) report_.weights.push_back(std::move(report));
+  return Ok();
+}
+
+}  // namespace
+
+Status RunWeightPass(const PassInfo& info, const RuleSet& rules, const OpsetInfo* target,
+                     const RunContext& context, RunReport& report) {
+  WeightRunner runner(info, rules, context, report);
+  for (const Part& part : PartsOf(context.package.model()))
+    CMLC_RETURN_IF_ERROR(runner.RunPart(part, target));
+  return Ok();
+}
+
+}  // namespace cmlc
