@@ -40,6 +40,9 @@ class OptionVisitor {
   virtual void Flag(const OptionInfo& info, bool& value) = 0;
   // One integer or several, each `least` or more, joined by any of , : x (as in 2:4 or 0x64x1).
   virtual void Ints(const OptionInfo& info, std::vector<int64_t>& value, int64_t least) = 0;
+  // Several of a few words, joined by , or +.
+  virtual void Words(const OptionInfo& info, std::vector<std::string>& value,
+                     const std::vector<std::string>& allowed) = 0;
   // The path of a file to read.
   virtual void Path(const OptionInfo& info, std::string& value) = 0;
 };
@@ -54,7 +57,7 @@ struct OptionDescription {
   std::string help;
   std::vector<std::string> allowed;  // empty: any
   std::string value;                 // now; empty: not set
-  std::string kind;                  // "INT", "NUMBER", "INTS", "FLAG", "TEXT", "FILE"
+  std::string kind;                  // "INT", "NUMBER", "INTS", "FLAG", "TEXT", "WORDS", "FILE"
 };
 
 class Pass;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,6 +15,7 @@
 #include "cmlc/options.h"
 #include "cmlc/package.h"
 #include "cmlc/pass.h"
+#include "cmlc/predict.h"
 #include "cmlc/status.h"
 
 namespace cmlc {
@@ -67,6 +69,14 @@ struct RunOptions {
   bool strict = false;  // a weight that a rule asks for by name and that is skipped is an error
   // Do everything but keep the result: the reports say what would happen.
   bool dry_run = false;
+  // What passes over activations go by: files of `Calibrate`, one for each function, or data that
+  // the input is run over before any pass works on it.
+  std::vector<std::filesystem::path> statistics;
+  struct Calibration {
+    DataOptions data;
+    ExecutionSettings execution;
+  };
+  std::optional<Calibration> calibration;
   // What the result is to run on: known failures there are warnings, and errors with `strict`.
   unsigned devices = 0;  // see lint.h
 };
@@ -91,13 +101,35 @@ struct WeightReport {
   Quality quality;  // of kDone
 };
 
+// What became of one value that an op reads or makes.
+struct ActivationReport {
+  bool done = false;
+  std::string function;  // as in WeightReport
+  std::string name;
+  std::string made_by;               // type of an op, or "input"
+  std::vector<std::string> readers;  // that ask for it: "conv 'c' x", "conv 'c' result"
+  std::string dtype;
+  bool asked_for = false;  // a rule asks for one of the readers by its name
+  // Of what is done: what was seen, the range that is kept, and how it is quantized.
+  double least = 0, greatest = 0;
+  double low = 0, high = 0;
+  double scale = 0;
+  int zero_point = 0;
+  std::string form;              // "int8, scale 0.0123, zero point 4"
+  std::string category, reason;  // why it was left, as in WeightReport
+};
+
 // What one pass did. What concerns the package (versions, bytes, seconds) is that of the whole run
 // so far.
 struct RunReport {
   std::string pass;
-  std::vector<WeightReport> weights;  // in program order
-  std::vector<std::string> rewrites;  // what raising the target changed, one line each
-  int32_t version_before = 0;         // specification versions, the highest in a pipeline
+  std::vector<WeightReport> weights;          // in program order, of a pass over weights
+  std::vector<ActivationReport> activations;  // in program order, of a pass over activations
+  std::map<std::string, size_t> float_ops;    // by type: ops that such a pass is not for
+  std::vector<std::string> notes;             // what else is worth saying
+  // What raising the target and cleaning up changed, one line each.
+  std::vector<std::string> rewrites;
+  int32_t version_before = 0;  // specification versions, the highest in a pipeline
   int32_t version_after = 0;
   std::string systems;  // "iOS 18, macOS 15": what the result needs
   uint64_t package_bytes_before = 0;

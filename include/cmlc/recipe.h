@@ -37,6 +37,11 @@ namespace cmlc {
 Result<std::vector<PassSpec>> ReadRecipe(const std::filesystem::path& path,
                                          std::vector<std::string>& notes);
 
+// The recipes that the program brings along (examples/recipes), in the order of their names.
+std::vector<std::string> PresetNames();
+// kUsage, with the names, if there is none of this name.
+Result<std::vector<PassSpec>> ReadPreset(const std::string& name);
+
 // One pass as on a command line: "palettize" or "palettize:nbits=4,joint=true".
 Result<PassSpec> ParsePass(const std::string& text);
 

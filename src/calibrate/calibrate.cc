@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/staged_file.h"
 #include "base/thread_pool.h"
+#include "calibrate/collect.h"
 #include "calibrate/hash.h"
 #include "calibrate/statistics.h"
 #include "cmlc/package.h"
@@ -30,6 +31,7 @@ using Clock = std::chrono::steady_clock;
 // A multiple of what ValueStatistics sums at a time.
 constexpr uint64_t kPieceElements = 64 * 1024;
 constexpr double kSecondsBetweenSaves = 20;
+constexpr uint64_t kUsualSamples = 16;
 
 // Collects statistics while a program runs.
 class Collector final : public exec::Observer {
@@ -261,11 +263,83 @@ void FindProblems(const Statistics& statistics, std::vector<std::string>& proble
 }
 
 }  // namespace
+
+Result<Collected> Collect(Package& package, const DataOptions& data_options,
+                          const ExecutionSettings& execution, const std::filesystem::path& partial,
+                          Diagnostics& diagnostics) {
+  std::error_code code;
+  CMLC_RETURN_IF_ERROR(predict::ChooseIsa(execution));
+  CMLC_ASSIGN_OR_RETURN(const predict::Target target,
+                        predict::FindTarget(package, execution.function, diagnostics));
+  Collected collected;
+  Statistics& statistics = collected.statistics;
+  Collector collector(statistics);
+  CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<exec::Executable> executable,
+                        exec::Executable::Prepare(*target.program, target.function,
+                                                  package.tensors(), target.place, &collector));
+  CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<predict::DataReader> data,
+                        predict::DataReader::Open(target, data_options, diagnostics));
+  ThreadPool pool(execution.threads);
+  collector.Use(pool);
+  CMLC_ASSIGN_OR_RETURN(statistics.model,
+                        HashModel(*target.program, target.function, package.tensors(), pool));
+  statistics.function = target.function;
+  statistics.data = data->origin();
+
+  // States would be lost between the steps of one sequence, so there is nothing to go on from.
+  const bool resumable = !partial.empty() && !data_options.sequence;
+  if (resumable && std::filesystem::exists(partial, code)) {
+    Result<Statistics> found = ReadStatistics(partial);
+    if (!found.ok()) {
+      diagnostics.Warning(fmt::format("{}; starting anew", found.error().message));
+    } else if (found->model != statistics.model || found->function != statistics.function ||
+               found->data != statistics.data || found->samples >= data->sample_count()) {
+      diagnostics.Warning(
+          fmt::format("{}: is of another model or other data; starting anew", partial.string()));
+    } else {
+      statistics = std::move(*found);
+      collected.resumed = statistics.samples;
+      diagnostics.Note(
+          fmt::format("{}: going on after {} samples", partial.string(), collected.resumed));
+    }
+  }
+
+  exec::Runner runner(*executable, pool, predict::OptionsOf(execution, data_options.seed));
+  Clock::time_point saved = Clock::now();
+  for (uint64_t i = 0; i < data->sample_count(); ++i) {
+    CMLC_ASSIGN_OR_RETURN(const predict::Sample sample, data->Next());
+    if (i < collected.resumed) continue;
+    if (!sample.continues) runner.ResetStates();
+    for (size_t step = 0; step < sample.steps.size(); ++step) {
+      CMLC_RETURN_IF_ERROR(RunStep(runner, collector, target, sample, step));
+      ++statistics.steps;
+    }
+    ++statistics.samples;
+    if (resumable && i + 1 < data->sample_count() &&
+        std::chrono::duration<double>(Clock::now() - saved).count() > kSecondsBetweenSaves) {
+      CMLC_RETURN_IF_ERROR(WriteStatistics(statistics, partial));
+      saved = Clock::now();
+    }
+    diagnostics.Report({.stage = "calibrate",
+                        .weights_done = static_cast<int64_t>(i + 1),
+                        .weights_total = static_cast<int64_t>(data->sample_count()),
+                        .noun = "samples"});
+  }
+  for (std::string& note : runner.TakeNotes()) diagnostics.Note(std::move(note));
+  if (data_options.random_samples > 0)
+    diagnostics.Warning(
+        "the inputs are random numbers: these statistics are for trying things out, they are no "
+        "calibration");
+  else if (statistics.samples < kUsualSamples && !data_options.sequence)
+    diagnostics.Note(fmt::format("{} samples are few: 64 to 128 are usual", statistics.samples));
+  collected.peak_bytes = runner.memory().peak_bytes();
+  return collected;
+}
+
 }  // namespace calibrate
 
 Result<CalibrateReport> Calibrate(const CalibrateOptions& options, Diagnostics& diagnostics) {
-  using calibrate::Clock;
-  const Clock::time_point start = Clock::now();
+  const auto start = calibrate::Clock::now();
   std::error_code code;
   for (const std::string& input : options.data.inputs)
     for (const std::string& file : {input, input.substr(input.find('=') + 1)})
@@ -277,84 +351,25 @@ Result<CalibrateReport> Calibrate(const CalibrateOptions& options, Diagnostics& 
     CMLC_ASSIGN_OR_RETURN(const StagedFile staged, StagedFile::Start(options.output, ""));
     CMLC_RETURN_IF_ERROR(File::Create(staged.path()));
   }
-  CMLC_RETURN_IF_ERROR(predict::ChooseIsa(options.execution));
   CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<Package> package, Package::Open(options.model));
-  CMLC_ASSIGN_OR_RETURN(const predict::Target target,
-                        predict::FindTarget(*package, options.execution.function, diagnostics));
-  calibrate::Statistics statistics;
-  calibrate::Collector collector(statistics);
-  CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<exec::Executable> executable,
-                        exec::Executable::Prepare(*target.program, target.function,
-                                                  package->tensors(), target.place, &collector));
-  CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<predict::DataReader> data,
-                        predict::DataReader::Open(target, options.data, diagnostics));
-  ThreadPool pool(options.execution.threads);
-  collector.Use(pool);
-  CMLC_ASSIGN_OR_RETURN(statistics.model, calibrate::HashModel(*target.program, target.function,
-                                                               package->tensors(), pool));
-  statistics.function = target.function;
-  statistics.data = data->origin();
-
-  CalibrateReport report;
-  report.function = target.function;
-  report.data = data->origin();
   const std::filesystem::path partial = calibrate::PartialOf(options.output);
-  // States would be lost between the steps of one sequence, so there is nothing to go on from.
-  const bool resumable = !options.data.sequence;
-  if (resumable && std::filesystem::exists(partial, code)) {
-    Result<calibrate::Statistics> found = calibrate::ReadStatistics(partial);
-    if (!found.ok()) {
-      diagnostics.Warning(fmt::format("{}; starting anew", found.error().message));
-    } else if (found->model != statistics.model || found->function != statistics.function ||
-               found->data != statistics.data || found->samples >= data->sample_count()) {
-      diagnostics.Warning(
-          fmt::format("{}: is of another model or other data; starting anew", partial.string()));
-    } else {
-      statistics = std::move(*found);
-      report.resumed = statistics.samples;
-      diagnostics.Note(
-          fmt::format("{}: going on after {} samples", partial.string(), report.resumed));
-    }
-  }
-
-  exec::Runner runner(*executable, pool, predict::OptionsOf(options.execution, options.data.seed));
-  Clock::time_point saved = Clock::now();
-  for (uint64_t i = 0; i < data->sample_count(); ++i) {
-    CMLC_ASSIGN_OR_RETURN(const predict::Sample sample, data->Next());
-    if (i < report.resumed) continue;
-    if (!sample.continues) runner.ResetStates();
-    for (size_t step = 0; step < sample.steps.size(); ++step) {
-      CMLC_RETURN_IF_ERROR(calibrate::RunStep(runner, collector, target, sample, step));
-      ++statistics.steps;
-    }
-    ++statistics.samples;
-    if (resumable && i + 1 < data->sample_count() &&
-        std::chrono::duration<double>(Clock::now() - saved).count() >
-            calibrate::kSecondsBetweenSaves) {
-      CMLC_RETURN_IF_ERROR(calibrate::WriteStatistics(statistics, partial));
-      saved = Clock::now();
-    }
-    diagnostics.Report({.stage = "calibrate",
-                        .weights_done = static_cast<int64_t>(i + 1),
-                        .weights_total = static_cast<int64_t>(data->sample_count()),
-                        .noun = "samples"});
-  }
+  CMLC_ASSIGN_OR_RETURN(
+      const calibrate::Collected collected,
+      calibrate::Collect(*package, options.data, options.execution, partial, diagnostics));
+  const calibrate::Statistics& statistics = collected.statistics;
   CMLC_RETURN_IF_ERROR(calibrate::WriteStatistics(statistics, options.output));
   std::filesystem::remove(partial, code);
-  for (std::string& note : runner.TakeNotes()) diagnostics.Note(std::move(note));
-  if (options.data.random_samples > 0)
-    diagnostics.Warning(
-        "the inputs are random numbers: these statistics are for trying things out, they are no "
-        "calibration");
-  else if (statistics.samples < 16 && !options.data.sequence)
-    diagnostics.Note(fmt::format("{} samples are few: 64 to 128 are usual", statistics.samples));
+  CalibrateReport report;
+  report.function = statistics.function;
+  report.data = statistics.data;
+  report.resumed = collected.resumed;
   report.samples = statistics.samples;
   report.steps = statistics.steps;
   report.values = statistics.values.size();
   report.inputs = statistics.inputs.size();
   calibrate::FindProblems(statistics, report.problems);
-  report.peak_bytes = runner.memory().peak_bytes();
-  report.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  report.peak_bytes = collected.peak_bytes;
+  report.seconds = std::chrono::duration<double>(calibrate::Clock::now() - start).count();
   return report;
 }
 

@@ -2,9 +2,18 @@
 
 namespace cmlc {
 
-GraphIndex::GraphIndex(Block& block) {
+GraphIndex::GraphIndex(Block& block, std::span<const NamedValueType> inputs) {
+  AddInputs(inputs, block, scopes_.emplace_back());
   Visit(block);
   scopes_.clear();
+}
+
+void GraphIndex::AddInputs(std::span<const NamedValueType> inputs, Block& block, Scope& scope) {
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    inputs_.push_back(
+        {.op = nullptr, .output = i, .block = &block, .index = 0, .value = &inputs[i], .uses = {}});
+    scope[inputs[i].name] = &inputs_.back();
+  }
 }
 
 Definition* GraphIndex::Lookup(const std::string& name) const {
@@ -14,8 +23,7 @@ Definition* GraphIndex::Lookup(const std::string& name) const {
 }
 
 void GraphIndex::Visit(Block& block) {
-  Scope& inputs = scopes_.emplace_back();
-  for (const NamedValueType& input : block.inputs) inputs[input.name] = nullptr;
+  AddInputs(block.inputs, block, scopes_.emplace_back());
   for (size_t i = 0; i < block.operations.size(); ++i) {
     Operation& op = block.operations[i];
     for (auto& [parameter, argument] : op.inputs)
@@ -28,8 +36,12 @@ void GraphIndex::Visit(Block& block) {
       }
     for (Block& inner : op.blocks) Visit(inner);
     for (size_t output = 0; output < op.outputs.size(); ++output) {
-      definitions_.push_back(
-          {.op = &op, .output = output, .block = &block, .index = i, .uses = {}});
+      definitions_.push_back({.op = &op,
+                              .output = output,
+                              .block = &block,
+                              .index = i,
+                              .value = &op.outputs[output],
+                              .uses = {}});
       scopes_.back()[op.outputs[output].name] = &definitions_.back();
     }
   }
@@ -40,6 +52,11 @@ void GraphIndex::Visit(Block& block) {
 }
 
 const Definition* GraphIndex::Find(const Operation* op, const std::string& name) const {
+  const Definition* definition = FindValue(op, name);
+  return definition == nullptr || definition->op == nullptr ? nullptr : definition;
+}
+
+const Definition* GraphIndex::FindValue(const Operation* op, const std::string& name) const {
   const auto names = bound_.find(op);
   if (names == bound_.end()) return nullptr;
   const auto found = names->second.find(name);

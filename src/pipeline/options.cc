@@ -97,6 +97,22 @@ class Setter final : public OptionVisitor {
     value = std::move(numbers);
   }
 
+  void Words(const OptionInfo& info, std::vector<std::string>& value,
+             const std::vector<std::string>& allowed) override {
+    if (info.name != name_ && (info.alias.empty() || info.alias != name_)) return;
+    found_ = true;
+    std::vector<std::string> words;
+    for (size_t begin = 0; value_ != "none" && begin <= value_.size();) {
+      const size_t end = std::min(value_.find_first_of(",+", begin), value_.size());
+      std::string word = value_.substr(begin, end - begin);
+      if (std::find(allowed.begin(), allowed.end(), word) == allowed.end())
+        return Refuse(fmt::format("expected some of {}", fmt::join(allowed, ", ")));
+      words.push_back(std::move(word));
+      begin = end + 1;
+    }
+    value = std::move(words);
+  }
+
   void Path(const OptionInfo& info, std::string& value) override {
     if (info.name != name_ && (info.alias.empty() || info.alias != name_)) return;
     found_ = true;
@@ -142,6 +158,12 @@ class Describer final : public OptionVisitor {
   }
   void Ints(const OptionInfo& info, std::vector<int64_t>& value, int64_t) override {
     Add(info, "INTS").value = fmt::format("{}", fmt::join(value, ","));
+  }
+  void Words(const OptionInfo& info, std::vector<std::string>& value,
+             const std::vector<std::string>& allowed) override {
+    OptionDescription& option = Add(info, "WORDS");
+    option.allowed = allowed;
+    option.value = fmt::format("{}", fmt::join(value, ","));
   }
   void Path(const OptionInfo& info, std::string& value) override {
     Add(info, "FILE").value = value;

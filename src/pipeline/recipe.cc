@@ -384,19 +384,49 @@ void EmitRuleBody(YAML::Emitter& out, const Rule& rule) {
   out << YAML::EndMap;
 }
 
+// `name`: of the file, for messages.
+Result<std::vector<PassSpec>> Read(const std::string& text, const std::string& name,
+                                   std::vector<std::string>& notes) {
+  try {
+    return Reader(name, notes).Read(YAML::Load(text));
+  } catch (const Bad& bad) {
+    return Error{ErrorKind::kUsage, bad.message};
+  } catch (const YAML::Exception& error) {
+    return Error{ErrorKind::kUsage,
+                 fmt::format("{}:{}: is no YAML: {}", name, error.mark.line + 1, error.msg)};
+  }
+}
+
+struct Preset {
+  std::string_view name;
+  std::string_view text;
+};
+constexpr Preset kPresets[] = {
+#include "presets.inc"
+};
+
 }  // namespace
 
 Result<std::vector<PassSpec>> ReadRecipe(const std::filesystem::path& path,
                                          std::vector<std::string>& notes) {
   CMLC_ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path, kMostRecipeBytes));
-  try {
-    return Reader(path.string(), notes).Read(YAML::Load(text));
-  } catch (const Bad& bad) {
-    return Error{ErrorKind::kUsage, bad.message};
-  } catch (const YAML::Exception& error) {
-    return Error{ErrorKind::kUsage, fmt::format("{}:{}: is no YAML: {}", path.string(),
-                                                error.mark.line + 1, error.msg)};
-  }
+  return Read(text, path.string(), notes);
+}
+
+std::vector<std::string> PresetNames() {
+  std::vector<std::string> names;
+  for (const Preset& preset : kPresets) names.emplace_back(preset.name);
+  return names;
+}
+
+Result<std::vector<PassSpec>> ReadPreset(const std::string& name) {
+  for (const Preset& preset : kPresets)
+    if (preset.name == name) {
+      std::vector<std::string> notes;
+      return Read(std::string(preset.text), "preset " + name, notes);
+    }
+  return Error{ErrorKind::kUsage, fmt::format("--preset '{}': expected one of {}", name,
+                                              fmt::join(PresetNames(), ", "))};
 }
 
 Result<PassSpec> ParsePass(const std::string& text) {

@@ -16,6 +16,7 @@
 #include "base/thread_pool.h"
 #include "cmlc/pipeline.h"
 #include "ir/opset.h"
+#include "pipeline/activation_runner.h"
 #include "pipeline/parts.h"
 #include "pipeline/rules.h"
 #include "pipeline/weight_runner.h"
@@ -34,20 +35,24 @@ int32_t RaiseOuter(Model& model, const std::map<const Model*, int32_t>& before) 
   return needed;
 }
 
-// With --strict a weight that was asked for by name must be done.
+// With --strict what was asked for by name must be done.
 Status CheckStrict(const RunReport& report) {
   std::vector<std::string> missed;
   for (const WeightReport& weight : report.weights)
     if (weight.asked_for && weight.fate != WeightReport::Fate::kDone)
       missed.push_back(fmt::format("'{}' ({})", weight.name, weight.reason));
+  for (const ActivationReport& activation : report.activations)
+    if (activation.asked_for && !activation.done)
+      missed.push_back(fmt::format("'{}' ({})", activation.name, activation.reason));
   if (missed.empty()) return Ok();
   const size_t count = missed.size();
   if (count > 3) missed.resize(3);
   return Error{
       ErrorKind::kStrict,
-      fmt::format("{}: --strict: {} of the weights asked for by name would be left alone: "
+      fmt::format("{}: --strict: {} of the {} asked for by name would be left alone: "
                   "{}{}",
-                  report.pass, count, fmt::join(missed, ", "),
+                  report.pass, count, report.weights.empty() ? "activations" : "weights",
+                  fmt::join(missed, ", "),
                   count > missed.size() ? fmt::format(" and {} more", count - missed.size()) : "")};
 }
 
@@ -139,6 +144,18 @@ Result<std::vector<RunReport>> RunAll(std::span<const PassSpec> specs, const Run
       const std::unique_ptr<PackageWriter> writer,
       PackageWriter::Start(*package, output, {.in_place = options.in_place && !options.dry_run}));
   ThreadPool pool(options.threads);
+  const RunContext context{*package, pool, diagnostics};
+  const bool needs_statistics = std::any_of(specs.begin(), specs.end(), [](const PassSpec& spec) {
+    return FindPass(spec.pass)->kind == PassKind::kActivations;
+  });
+  StatisticsOf statistics;
+  if (needs_statistics) {
+    CMLC_ASSIGN_OR_RETURN(statistics, FindStatistics(options, context));
+  } else if (!options.statistics.empty() || options.calibration) {
+    return Error{ErrorKind::kUsage,
+                 fmt::format("{}: {}: no pass of this run goes by data", specs.front().pass,
+                             options.statistics.empty() ? "--data" : "--stats")};
+  }
   const std::vector<Finding> findings_before = Lint(*package);
   std::vector<RunReport> reports;
   for (size_t i = 0; i < specs.size(); ++i) {
@@ -146,8 +163,13 @@ Result<std::vector<RunReport>> RunAll(std::span<const PassSpec> specs, const Run
     report.pass = specs[i].pass;
     report.package_bytes_before = package->size_bytes();
     report.version_before = version_before;
-    CMLC_RETURN_IF_ERROR(RunWeightPass(*FindPass(specs[i].pass), rules[i], target,
-                                       {*package, pool, diagnostics}, report));
+    const PassInfo& info = *FindPass(specs[i].pass);
+    CMLC_RETURN_IF_ERROR(
+        info.kind == PassKind::kActivations
+            ? RunActivationPass(info, rules[i], target, statistics, context, report)
+            : RunWeightPass(info, rules[i], target, context, report));
+    for (const std::string& note : report.notes)
+      diagnostics.Note(fmt::format("{}: {}", info.name, note));
     CMLC_RETURN_IF_ERROR(rules[i].CheckAllUsed());
     if (options.strict) CMLC_RETURN_IF_ERROR(CheckStrict(report));
     RaiseOuter(package->model(), versions);

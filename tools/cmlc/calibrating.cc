@@ -10,21 +10,12 @@
 #include "cmlc/calibrate.h"
 #include "console.h"
 #include "data_arguments.h"
+#include "text.h"
 
 namespace cmlc::tool {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
-
-std::string Dump(const Json& json) {
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-}
-
-std::string Plural(uint64_t count, std::string_view noun) {
-  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
-}
 
 std::string CalibrateText(const CalibrateReport& report, const CalibrateOptions& options) {
   std::string text = fmt::format("calibrate: {}", Plural(report.samples, "sample"));

@@ -7,6 +7,8 @@
 
 #include <cstdio>
 
+#include "text.h"
+
 namespace cmlc::tool {
 namespace {
 
@@ -81,16 +83,6 @@ void Console::Report(const Progress& progress) {
   std::fprintf(stderr, "\r%s\033[K", line.c_str());
   std::fflush(stderr);
   drawn_ = true;
-}
-
-std::string Thousands(uint64_t number) {
-  const std::string digits = std::to_string(number);
-  std::string text;
-  for (size_t i = 0; i < digits.size(); ++i) {
-    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
-    text += digits[i];
-  }
-  return text;
 }
 
 }  // namespace cmlc::tool

@@ -41,9 +41,6 @@ class Console final : public Diagnostics {
   Clock::time_point last_ = Clock::now();
 };
 
-// "1,234,567"
-std::string Thousands(uint64_t number);
-
 }  // namespace cmlc::tool
 
 #endif  // CMLC_TOOLS_CONSOLE_H_

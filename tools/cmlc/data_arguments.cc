@@ -5,8 +5,8 @@
 
 namespace cmlc::tool {
 
-void DataArguments::Add(CLI::App& app) {
-  app.add_option("--input,--data", data.inputs,
+void DataArguments::AddData(CLI::App& app, const std::string& name) {
+  app.add_option(name, data.inputs,
                  "data for an input: .npy, .npz, .json, .jsonl, .png, .jpg, a folder of images, "
                  "or raw elements (see --raw); the name may be left out for the only input and "
                  "for files that name their arrays; may be repeated, also for more samples")
@@ -40,11 +40,11 @@ void DataArguments::Add(CLI::App& app) {
       ->type_name("INT");
   app.add_option("--seed", data.seed, "of --random, and of random ops (default 0)")
       ->type_name("INT");
+}
+
+void DataArguments::AddExecution(CLI::App& app) {
   app.add_option("--function", execution.function, "the function to run (default: the model's)")
       ->type_name("NAME");
-  app.add_option("--threads", execution.threads, "threads to use (default: one for each processor)")
-      ->check(CLI::Range(0, 1024))
-      ->type_name("INT");
   app.add_option("--isa", execution.isa,
                  "the instruction set of inner loops: v1 or v3 of x86-64 (default: the best that "
                  "there is)");
@@ -56,6 +56,14 @@ void DataArguments::Add(CLI::App& app) {
       ->type_name("INT");
   app.add_flag("--lenient-indices", execution.lenient_indices,
                "cut indices that are out of range, and count them, instead of failing");
+}
+
+void DataArguments::Add(CLI::App& app) {
+  AddData(app, "--input,--data");
+  AddExecution(app);
+  app.add_option("--threads", execution.threads, "threads to use (default: one for each processor)")
+      ->check(CLI::Range(0, 1024))
+      ->type_name("INT");
   app.add_flag("--json", json, "write the report as JSON");
   app.add_flag("-q,--quiet", quiet, "no progress, notes or summary; only errors");
 }

@@ -20,8 +20,10 @@
 #include "cmlc/recipe.h"
 #include "cmlc/signals.h"
 #include "console.h"
+#include "data_arguments.h"
 #include "reports.h"
 #include "running.h"
+#include "text.h"
 
 namespace cmlc::tool {
 namespace {
@@ -57,6 +59,9 @@ struct WriteCommand {
   bool print_recipe = false;
   std::string target;
   std::string device;
+  // Of commands with passes that go by data.
+  std::vector<std::string> statistics;
+  DataArguments data;
 };
 
 // One pass as a subcommand.
@@ -69,6 +74,7 @@ struct PassCommand : WriteCommand {
 // Several passes.
 struct RunCommand : WriteCommand {
   std::string recipe;
+  std::string preset;
   std::vector<std::string> passes;
 };
 
@@ -103,6 +109,15 @@ void AddWriting(CLI::App& app, WriteCommand& command, std::string_view suffix) {
                "write the recipe that says the same as this command line, and do nothing");
 }
 
+void AddCalibration(CLI::App& app, WriteCommand& command) {
+  app.add_option("--stats", command.statistics,
+                 "statistics by `cmlc calibrate`; for several functions may be repeated")
+      ->allow_extra_args(false)
+      ->type_name("FILE");
+  command.data.AddData(app, "--data");
+  command.data.AddExecution(app);
+}
+
 void AddPass(CLI::App& root, const PassInfo& info, PassCommand& command) {
   command.info = &info;
   command.app = root.add_subcommand(std::string(info.name), std::string(info.summary));
@@ -124,14 +139,18 @@ void AddPass(CLI::App& root, const PassInfo& info, PassCommand& command) {
     if (!option.value.empty()) help += fmt::format(" (default {})", option.value);
     app.add_option(names, value.second, help)->type_name(option.kind);
   }
+  const bool weights = info.kind == PassKind::kWeights;
   app.add_option("--op-type", command.type_rules,
-                 "TYPE=null leaves weights alone that ops of this type read, "
-                 "TYPE=option:value,... sets options for them; may be repeated")
+                 fmt::format("TYPE=null leaves {} alone that ops of this type read, "
+                             "TYPE=option:value,... sets options for them; may be repeated",
+                             weights ? "weights" : "values"))
       ->type_name("RULE");
   app.add_option("--op-name", command.name_rules,
-                 "the same by name of the weight or of an op that reads it, with *, ? and [...]; "
-                 "beats --op-type; among several that match the last one holds")
+                 fmt::format("the same by name of {}, with *, ? and [...]; beats --op-type; among "
+                             "several that match the last one holds",
+                             weights ? "the weight or of an op that reads it" : "the op"))
       ->type_name("RULE");
+  if (info.kind == PassKind::kActivations) AddCalibration(app, command);
   AddWriting(app, command, info.suffix);
 }
 
@@ -146,9 +165,15 @@ void AddRun(CLI::App& root, RunCommand& command) {
   AddCommon(app, command.common);
   app.add_option("--recipe", command.recipe, "the recipe")->type_name("FILE");
   app.add_option("--pass", command.passes,
-                 "a pass to run (after those of the recipe), as NAME or NAME:option=value,...; may "
+                 "a pass to run (after those of the recipe and the preset), as NAME or "
+                 "NAME:option=value,...; may "
                  "be repeated")
       ->type_name("PASS");
+  app.add_option(
+         "--preset", command.preset,
+         fmt::format("a recipe that the program brings along: {}", fmt::join(PresetNames(), ", ")))
+      ->type_name("NAME");
+  AddCalibration(app, command);
   AddWriting(app, command, "compressed");
 }
 
@@ -175,12 +200,17 @@ Result<std::vector<PassSpec>> SpecsOf(const RunCommand& command, Console& consol
     CMLC_ASSIGN_OR_RETURN(specs, ReadRecipe(command.recipe, notes));
     for (std::string& note : notes) console.Note(std::move(note));
   }
+  if (!command.preset.empty()) {
+    CMLC_ASSIGN_OR_RETURN(std::vector<PassSpec> preset, ReadPreset(command.preset));
+    specs.insert(specs.end(), preset.begin(), preset.end());
+  }
   for (const std::string& text : command.passes) {
     CMLC_ASSIGN_OR_RETURN(PassSpec spec, ParsePass(text));
     specs.push_back(std::move(spec));
   }
   if (specs.empty())
-    return Error{ErrorKind::kUsage, "run: expected --recipe FILE or --pass NAME, got neither"};
+    return Error{ErrorKind::kUsage,
+                 "run: expected --recipe FILE, --preset NAME or --pass NAME, got none"};
   return specs;
 }
 
@@ -188,8 +218,6 @@ int Fail(Console& console, const Error& error) {
   console.Failure(error);
   return ExitCode(error.kind);
 }
-
-void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
 // `suffix`: of the name of an output that nobody named.
 int Work(const WriteCommand& command, const Result<std::vector<PassSpec>>& specs,
@@ -216,6 +244,11 @@ int Work(const WriteCommand& command, const Result<std::vector<PassSpec>>& specs
   options.target = command.target;
   options.strict = command.strict;
   options.dry_run = command.dry_run;
+  options.statistics.assign(command.statistics.begin(), command.statistics.end());
+  if (!command.data.data.inputs.empty() || command.data.data.random_samples > 0) {
+    options.calibration = {command.data.data, command.data.execution};
+    options.calibration->execution.threads = options.threads;
+  }
   if (!command.device.empty()) {
     const std::optional<unsigned> devices = DevicesOf(command.device);
     if (!devices)
@@ -240,7 +273,7 @@ int Work(const WriteCommand& command, const Result<std::vector<PassSpec>>& specs
 }
 
 int Main(int argc, char** argv) {
-  CLI::App app("Compresses the weights of Core ML models.", "cmlc");
+  CLI::App app("Makes Core ML models small: compresses weights, quantizes activations.", "cmlc");
   app.set_version_flag("--version", "cmlc " CMLC_VERSION);
   app.require_subcommand(1);
   app.footer(
@@ -308,7 +341,7 @@ int Main(int argc, char** argv) {
     }
     const std::string text = info_options.json ? InfoJson(*info, info_options.input)
                                                : InfoText(*info, info_options.input);
-    std::fwrite(text.data(), 1, text.size(), stdout);
+    Print(text);
     return 0;
   }
   if (*lint_app) {

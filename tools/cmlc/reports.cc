@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cmlc/tensor.h"
+#include "text.h"
 
 namespace cmlc::tool {
 namespace {
@@ -67,33 +68,17 @@ Json SnrJson(const Quality& quality) {
   return HasSnr(quality) && std::isfinite(snr) ? Json(snr) : Json(nullptr);
 }
 
-std::string Plural(uint64_t count, std::string_view noun) {
-  return fmt::format("{} {}{}", Thousands(count), noun, count == 1 ? "" : "s");
-}
-
 std::string Number(double value) { return fmt::format("{:.4g}", value); }
 
 }  // namespace
 
-std::string PassText(const RunReport& report) {
-  const Totals totals = TotalsOf(report);
-  std::string text = fmt::format("{}: {} done", report.pass, Plural(totals.done, "weight"));
-  if (totals.done > 0)
-    text += fmt::format(", {} -> {} bytes, {:.2f} bits per weight{}",
-                        Thousands(totals.bytes_before), Thousands(totals.bytes_after),
-                        totals.bits_per_weight(), SnrText(totals.quality));
-  text += "\n";
-  if (totals.compressed > 0)
-    text += fmt::format("already compressed: {}\n", Plural(totals.compressed, "weight"));
-  if (totals.left > 0) {
-    text += fmt::format("left alone: {}:", Plural(totals.left, "weight"));
-    const char* separator = " ";
-    for (const auto& [category, count] : totals.left_by_category) {
-      text += fmt::format("{}{} {}", separator, count, category);
-      separator = "; ";
-    }
-    text += "\n";
-  }
+bool OfActivations(const RunReport& report) {
+  const PassInfo* info = FindPass(report.pass);
+  return info != nullptr && info->kind == PassKind::kActivations;
+}
+
+std::string RewritesText(const RunReport& report) {
+  std::string text;
   constexpr size_t kMostRewrites = 5;
   for (size_t i = 0; i < report.rewrites.size(); ++i) {
     if (i == kMostRewrites && report.rewrites.size() > kMostRewrites + 1) {
@@ -104,6 +89,59 @@ std::string PassText(const RunReport& report) {
     text += fmt::format("rewritten: {}\n", report.rewrites[i]);
   }
   return text;
+}
+
+std::string LeftText(const std::map<std::string, uint64_t>& left, std::string_view noun) {
+  uint64_t total = 0;
+  for (const auto& [category, count] : left) total += count;
+  if (total == 0) return {};
+  std::string text = fmt::format("left alone: {}:", Plural(total, noun));
+  const char* separator = " ";
+  for (const auto& [category, count] : left) {
+    text += fmt::format("{}{} {}", separator, count, category);
+    separator = "; ";
+  }
+  return text + "\n";
+}
+
+struct ActivationTotals {
+  uint64_t done = 0;
+  std::map<std::string, uint64_t> left_by_category;
+};
+
+ActivationTotals ActivationTotalsOf(const RunReport& report) {
+  ActivationTotals totals;
+  for (const ActivationReport& activation : report.activations)
+    activation.done ? ++totals.done : ++totals.left_by_category[activation.category];
+  return totals;
+}
+
+std::string ActivationsText(const RunReport& report) {
+  const ActivationTotals totals = ActivationTotalsOf(report);
+  std::string text = fmt::format("{}: {} quantized\n", report.pass, Plural(totals.done, "value"));
+  text += LeftText(totals.left_by_category, "value");
+  if (!report.float_ops.empty()) {
+    std::vector<std::string> ops;
+    for (const auto& [type, count] : report.float_ops)
+      ops.push_back(fmt::format("{} {}", type, count));
+    text += fmt::format("in float: {}\n", fmt::join(ops, ", "));
+  }
+  return text + RewritesText(report);
+}
+
+std::string PassText(const RunReport& report) {
+  if (OfActivations(report)) return ActivationsText(report);
+  const Totals totals = TotalsOf(report);
+  std::string text = fmt::format("{}: {} done", report.pass, Plural(totals.done, "weight"));
+  if (totals.done > 0)
+    text += fmt::format(", {} -> {} bytes, {:.2f} bits per weight{}",
+                        Thousands(totals.bytes_before), Thousands(totals.bytes_after),
+                        totals.bits_per_weight(), SnrText(totals.quality));
+  text += "\n";
+  if (totals.compressed > 0)
+    text += fmt::format("already compressed: {}\n", Plural(totals.compressed, "weight"));
+  text += LeftText(totals.left_by_category, "weight");
+  return text + RewritesText(report);
 }
 
 std::string RunText(std::span<const RunReport> reports, const RunOptions& options) {
@@ -127,7 +165,11 @@ std::string RunText(std::span<const RunReport> reports, const RunOptions& option
 
 std::string PlanText(std::span<const RunReport> reports) {
   std::string text;
-  for (const RunReport& report : reports)
+  for (const RunReport& report : reports) {
+    for (const ActivationReport& activation : report.activations)
+      text += fmt::format("{}: {} {} ({}): {}\n", report.pass, activation.name, activation.dtype,
+                          fmt::join(activation.readers, ", "),
+                          activation.done ? activation.form : "left alone: " + activation.reason);
     for (const WeightReport& weight : report.weights) {
       text += fmt::format("{}: {} {} {}: ", report.pass, weight.name, weight.dtype,
                           ToString(weight.shape));
@@ -145,6 +187,7 @@ std::string PlanText(std::span<const RunReport> reports) {
           break;
       }
     }
+  }
   return text;
 }
 
@@ -175,11 +218,19 @@ Json FindingsJson(const std::vector<Finding>& findings) {
   return list;
 }
 
-std::string LintJson(const std::vector<Finding>& findings) {
-  return FindingsJson(findings).dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-}
+std::string LintJson(const std::vector<Finding>& findings) { return Dump(FindingsJson(findings)); }
 
 void ListLeft(const RunReport& report, Console& console) {
+  for (const ActivationReport& activation : report.activations) {
+    if (activation.done)
+      console.Say(fmt::format("{}: did '{}' {}: {}, range {:.4g} to {:.4g} of {:.4g} to {:.4g}",
+                              report.pass, activation.name, activation.dtype, activation.form,
+                              activation.low, activation.high, activation.least,
+                              activation.greatest));
+    else
+      console.Note(fmt::format("{}: left '{}' ({}): {}", report.pass, activation.name,
+                               fmt::join(activation.readers, ", "), activation.reason));
+  }
   for (const WeightReport& weight : report.weights) {
     if (weight.fate == WeightReport::Fate::kDone) {
       console.Say(fmt::format("{}: did '{}' {} {}: {}{}", report.pass, weight.name, weight.dtype,
@@ -193,8 +244,30 @@ void ListLeft(const RunReport& report, Console& console) {
   }
 }
 
-Json PassJson(const RunReport& report, const RunOptions& options) {
-  const Totals totals = TotalsOf(report);
+Json ActivationsJson(const RunReport& report) {
+  Json activations = Json::array();
+  for (const ActivationReport& activation : report.activations) {
+    Json entry = {{"function", activation.function}, {"name", activation.name},
+                  {"made_by", activation.made_by},   {"readers", activation.readers},
+                  {"dtype", activation.dtype},       {"status", activation.done ? "done" : "left"}};
+    if (activation.done) {
+      entry["least"] = activation.least;
+      entry["greatest"] = activation.greatest;
+      entry["low"] = activation.low;
+      entry["high"] = activation.high;
+      entry["scale"] = activation.scale;
+      entry["zero_point"] = activation.zero_point;
+      entry["form"] = activation.form;
+    } else {
+      entry["category"] = activation.category;
+      entry["reason"] = activation.reason;
+    }
+    activations.push_back(std::move(entry));
+  }
+  return activations;
+}
+
+Json WeightsJson(const RunReport& report) {
   Json weights = Json::array();
   for (const WeightReport& weight : report.weights) {
     const bool done = weight.fate == WeightReport::Fate::kDone;
@@ -223,27 +296,49 @@ Json PassJson(const RunReport& report, const RunOptions& options) {
     }
     weights.push_back(std::move(entry));
   }
-  const Json root = {{"pass", report.pass},
-                     {"input", options.input.string()},
-                     {"output", options.dry_run ? Json(nullptr) : Json(options.output.string())},
-                     {"summary",
-                      {{"weights_done", totals.done},
-                       {"weights_left", totals.left},
-                       {"weights_already_compressed", totals.compressed},
-                       {"left_by_category", totals.left_by_category},
-                       {"bytes_before", totals.bytes_before},
-                       {"bytes_after", totals.bytes_after},
-                       {"bits_per_weight", totals.bits_per_weight()},
-                       {"snr_db", SnrJson(totals.quality)},
-                       {"package_bytes_before", report.package_bytes_before},
+  return weights;
+}
+
+Json PassJson(const RunReport& report, const RunOptions& options) {
+  const bool of_activations = OfActivations(report);
+  Json summary;
+  if (of_activations) {
+    const ActivationTotals totals = ActivationTotalsOf(report);
+    uint64_t left = 0;
+    for (const auto& [category, count] : totals.left_by_category) left += count;
+    summary = {{"values_quantized", totals.done},
+               {"values_left", left},
+               {"left_by_category", totals.left_by_category},
+               {"float_ops", report.float_ops}};
+  } else {
+    const Totals totals = TotalsOf(report);
+    summary = {{"weights_done", totals.done},
+               {"weights_left", totals.left},
+               {"weights_already_compressed", totals.compressed},
+               {"left_by_category", totals.left_by_category},
+               {"bytes_before", totals.bytes_before},
+               {"bytes_after", totals.bytes_after},
+               {"bits_per_weight", totals.bits_per_weight()},
+               {"snr_db", SnrJson(totals.quality)}};
+  }
+  const Json of_run = {{"package_bytes_before", report.package_bytes_before},
                        {"package_bytes_after", report.package_bytes_after},
                        {"specification_version_before", report.version_before},
                        {"specification_version", report.version_after},
                        {"needs", report.systems},
                        {"rewrites", report.rewrites},
-                       {"seconds", report.seconds}}},
-                     {"findings", FindingsJson(report.findings)},
-                     {"weights", std::move(weights)}};
+                       {"notes", report.notes},
+                       {"seconds", report.seconds}};
+  summary.update(of_run);
+  Json root = {{"pass", report.pass},
+               {"input", options.input.string()},
+               {"output", options.dry_run ? Json(nullptr) : Json(options.output.string())},
+               {"summary", std::move(summary)},
+               {"findings", FindingsJson(report.findings)}};
+  if (of_activations)
+    root["activations"] = ActivationsJson(report);
+  else
+    root["weights"] = WeightsJson(report);
   return root;
 }
 
@@ -256,7 +351,7 @@ std::string RunJson(std::span<const RunReport> reports, const RunOptions& option
     root["passes"] = Json::array();
     for (const RunReport& report : reports) root["passes"].push_back(PassJson(report, options));
   }
-  return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return Dump(root);
 }
 
 std::string InfoText(const PackageInfo& info, const std::filesystem::path& path) {
@@ -368,7 +463,7 @@ std::string InfoJson(const PackageInfo& info, const std::filesystem::path& path)
                      {"weights", std::move(weights)},
                      {"weight_elements", info.weight_elements},
                      {"weight_bytes", info.weight_bytes}};
-  return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return Dump(root);
 }
 
 }  // namespace cmlc::tool

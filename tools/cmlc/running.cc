@@ -16,18 +16,13 @@
 #include "cmlc/predict.h"
 #include "console.h"
 #include "data_arguments.h"
+#include "text.h"
 
 namespace cmlc::tool {
 namespace {
 
 using Json = nlohmann::ordered_json;
 using Metric = Threshold::Metric;
-
-void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
-
-std::string Plural(uint64_t count, std::string_view noun) {
-  return fmt::format("{} {}{}", Thousands(count), noun, count == 1 ? "" : "s");
-}
 
 // JSON has no infinity.
 Json Finite(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
@@ -62,7 +57,7 @@ std::string PredictJson(const PredictReport& report, const PredictOptions& optio
                      {"peak_bytes", report.peak_bytes},
                      {"isa", report.isa},
                      {"seconds", report.seconds}};
-  return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return Dump(root);
 }
 
 // --- compare ------------------------------------------------------------------------------------
@@ -241,7 +236,7 @@ std::string CompareJson(const CompareReport& report, const CompareOptions& optio
   }
   root["seconds"] = report.seconds;
   root["missed"] = report.missed;
-  return root.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return Dump(root);
 }
 
 struct Limit {
