@@ -340,15 +340,16 @@ Result<bool> Cleaner::MoveReshape(const Definition& quantize) {
   CMLC_ASSIGN_OR_RETURN(const std::optional<Quantization> first, Read(*dequantized->op));
   CMLC_ASSIGN_OR_RETURN(const std::optional<Quantization> second, Read(*quantize.op));
   if (codes == nullptr || !first || !second || first->axis || !(*first == *second) ||
-      !codes->value->type || !quantize.value->type || Ambiguous(codes->value->name) ||
+      !codes->value->type || !quantize.value->type || FeedsOutput(quantize) ||
+      Ambiguous(codes->value->name) || Ambiguous(reshaped->value->name) ||
       codes->value->type->tensor.dtype != quantize.value->type->tensor.dtype)
     return false;
-  // The codes that came out of the quantize now come out of the reshape.
+  // The reshape keeps its name, and what it makes is codes now.
   Operation& reshape = *reshaped->op;
   notes_.push_back(fmt::format("'{}' reshapes codes", reshaped->value->name));
   reshape.inputs["x"] = Named(codes->value->name);
-  reshape.outputs[0] = quantize.op->outputs[0];
-  reshape.attributes["name"] = MakeString(reshape.outputs[0].name);
+  reshape.outputs[0].type = quantize.value->type;
+  Redirect(quantize, reshaped->value->name);
   Remove(quantize.op);
   if (dequantized->uses.size() == 1) Remove(dequantized->op);
   return true;
@@ -392,15 +393,18 @@ Result<bool> Cleaner::NormalizeScales(const Definition& definition) {
   CMLC_ASSIGN_OR_RETURN(const std::optional<Quantization> y, Read(*operands[1]->op));
   CMLC_ASSIGN_OR_RETURN(const std::optional<Quantization> z, Read(*next->op));
   if (!x || !y || !z) return false;
+  for (const Quantization* operand : {&*x, &*y})
+    if (operand->scale.size() == 1 && operand->scale[0] == 1) return false;  // it is done already
   // The second operand's scale becomes 1 if that is possible, else the first one's.
   for (const size_t unit : {1, 0}) {
     const Quantization& one = unit == 1 ? *y : *x;
     const Quantization& other = unit == 1 ? *x : *y;
     if (one.axis || one.scale.size() != 1 || !(one.scale[0] > 0)) continue;
-    if (one.scale[0] == 1) return false;  // it is done already
     const auto other_scale = Divide(other.scale, one.scale[0], other.scale_type);
     const auto result_scale = Divide(z->scale, one.scale[0], z->scale_type);
     if (!other_scale || !result_scale) continue;
+    notes_.push_back(fmt::format("'{}': the scale of '{}' becomes 1", definition.value->name,
+                                 operands[unit]->value->name));
     const auto rescaled = [&](const Definition& of, const Quantization& q,
                               const std::vector<double>& scale, const Definition& before) {
       const std::string name =
@@ -420,13 +424,18 @@ Result<bool> Cleaner::NormalizeScales(const Definition& definition) {
     next->op->inputs["scale"] =
         Named(AddConst(*result, result->value->name + "_scale",
                        MakeNumbers(z->scale_type, z->shape, *result_scale)));
+    // What these ops make is something else now, so it gets another name.
+    for (const Definition* changed : {&definition, tail != result ? tail : nullptr}) {
+      if (changed == nullptr) continue;
+      const std::string name = new_name_(changed->value->name + "_normalized");
+      Redirect(*changed, name);
+      changed->op->outputs[0].name = name;
+    }
     // What nothing reads any more goes.
     for (const Definition* operand : operands)
       if (std::all_of(operand->uses.begin(), operand->uses.end(),
                       [&](const Use& use) { return use.op == &op; }))
         Remove(operand->op);
-    notes_.push_back(fmt::format("'{}': the scale of '{}' becomes 1", definition.value->name,
-                                 operands[unit]->value->name));
     return true;
   }
   return false;

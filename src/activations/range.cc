@@ -15,6 +15,12 @@ using calibrate::Histogram;
 using calibrate::ValueStatistics;
 using Values = std::span<const ValueStatistics* const>;
 
+// Numbers are cut off only where that makes the mean squared error this many times smaller. They
+// are the greatest ones, which what follows goes by most, and errors of cutting off all have the
+// same sign, where those of rounding cancel in the sums of the next layer: on real nets cutting off
+// for less made outputs worse as often as better.
+constexpr double kWorthCutting = 2;
+
 // So many numbers near `x`.
 struct Mass {
   double x = 0;
@@ -235,10 +241,13 @@ Range FindRange(Values values, const Settings& settings, DataType float_type) {
   if (settings.method != Method::kMse && settings.method != Method::kKl) return range;
   const std::vector<Mass> masses = MassesOf(values);
   if (masses.empty()) return range;
-  if (settings.method == Method::kMse)
-    return Search(range, settings.symmetric, [&](Range at) {
+  if (settings.method == Method::kMse) {
+    const auto error_of = [&](Range at) {
       return SquaredError(masses, ParametersFor(at, settings, float_type));
-    });
+    };
+    const Range best = Search(range, settings.symmetric, error_of);
+    return error_of(best) * kWorthCutting < error_of(range) ? best : range;
+  }
   const double most = std::max(-range.low, range.high);
   const bool one_sided = !settings.symmetric && (range.low == 0 || range.high == 0);
   const double end = BestEndByKl(masses, most, one_sided ? 256 : 128);

@@ -18,7 +18,8 @@ enum class Method {
   kMinMax,      // all that was seen
   kEma,         // moving averages of the least and greatest numbers of the runs, in their order
   kPercentile,  // all but a share at each end
-  kMse,         // least mean squared error, of rounding and cutting off together
+  kMse,         // least mean squared error, of rounding and cutting off together; all that was
+                // seen, unless that makes it half as large
   kKl,          // least Kullback-Leibler divergence of the distributions before and after
 };
 
