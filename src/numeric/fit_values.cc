@@ -407,9 +407,9 @@ Result<std::vector<double>> RefineFloats(const ValueSource<float>& source,
   Refinement& refinement = workspace.refinement;
   std::vector<Cell>& cells = refinement.cells;
   cells.clear();
-  for (uint32_t bin = 0; bin < kFloatBins; ++bin)
-    if (const uint64_t count = counts.count(bin); count > 0)
-      cells.push_back(MakeCell(bin, 0, 0, count, counts.mean_position(bin)));
+  counts.ForEachBin([&](uint32_t bin) {
+    cells.push_back(MakeCell(bin, 0, 0, counts.count(bin), counts.mean_position(bin)));
+  });
   for (int pass = 1;; ++pass) {
     const Clustering& solution = solve(cells);
     if (pass == kMostPasses) return solution.centroids;
@@ -439,12 +439,17 @@ Result<FitResult> Fit(const ValueSource<T>& source, const FitRequest& request, T
     if (counts->not_finite() > 0) {
       CMLC_ASSIGN_OR_RETURN(not_finite, FindNotFinite<T>(source, pool));
     } else {
-      counts->ToPoints(points);
-      const bool too_coarse = !kIsHalf &&
-                              points.values.size() < kLeastBinsPerEntry * kMostDistinct &&
-                              (request.mode == FitMode::kUnique ||
-                               points.values.size() < kLeastBinsPerEntry * request.entries);
+      bool too_coarse = false;
+      if constexpr (!kIsHalf) {
+        const size_t bins = counts->point_count();
+        too_coarse =
+            bins < kLeastBinsPerEntry * kMostDistinct &&
+            (request.mode == FitMode::kUnique || bins < kLeastBinsPerEntry * request.entries);
+      }
       sorted = too_coarse && source.count() <= kMostSorted;
+      // k-means of fp32 has points of its own, which are refined.
+      const bool refines = !kIsHalf && request.mode == FitMode::kKMeans && !request.codes;
+      if (!sorted && !refines) counts->ToPoints(points);
     }
   } else {
     CMLC_ASSIGN_OR_RETURN(not_finite, FindNotFinite<T>(source, pool));

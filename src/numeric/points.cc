@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -13,7 +14,7 @@ namespace {
 
 constexpr uint64_t kFlushHalvesAfter = uint64_t{1} << 31;
 constexpr size_t kPrefetchBytes = 4096;
-constexpr uint32_t kPositionMask = (1u << kFloatBinShift) - 1;
+constexpr uint32_t kLowBits = (1u << kFloatBinShift) - 1;
 
 // Radix sort by bytes, `bytes` of them from the lowest; the result ends up in `keys`.
 void SortKeys(SortScratch& scratch, int bytes) {
@@ -120,8 +121,8 @@ void FloatCounts::Add(std::span<const float> values) {
         static_cast<size_t>(std::min<uint64_t>(values.size(), kFlushAfter - pending_));
     uint64_t* packed = packed_.data();
     const auto add = [packed](float value) {
-      const uint32_t key = FloatKey(value);
-      packed[key >> kFloatBinShift] += (uint64_t{1} << kPositionBits) | (key & kPositionMask);
+      const auto bits = std::bit_cast<uint32_t>(value);
+      packed[bits >> kFloatBinShift] += (uint64_t{1} << kPositionBits) | (bits & kLowBits);
     };
     const float* at = values.data();
     size_t left = step;
@@ -141,7 +142,7 @@ void FloatCounts::Flush() {
   for (size_t i = 0; i < kFloatBins; ++i) {
     if (packed_[i] == 0) continue;
     counts_[i] += packed_[i] >> kPositionBits;
-    positions_[i] += packed_[i] & ((uint64_t{1} << kPositionBits) - 1);
+    positions_[i] += packed_[i] & kPositionMask;
     packed_[i] = 0;
   }
   pending_ = 0;
@@ -149,10 +150,9 @@ void FloatCounts::Flush() {
 }
 
 void FloatCounts::Merge(const FloatCounts& other) {
-  for (size_t i = 0; i < kFloatBins; ++i) {
-    counts_[i] += other.counts_[i] + (other.packed_[i] >> kPositionBits);
-    positions_[i] +=
-        other.positions_[i] + (other.packed_[i] & ((uint64_t{1} << kPositionBits) - 1));
+  for (uint32_t i = 0; i < kFloatBins; ++i) {
+    counts_[i] += other.CountAt(i);
+    positions_[i] += other.PositionsAt(i);
   }
   flushed_ = true;
 }
@@ -168,8 +168,11 @@ void FloatCounts::Clear() {
 }
 
 double FloatCounts::mean_position(uint32_t bin) const {
-  const uint64_t sum = positions_[bin] + (packed_[bin] & ((uint64_t{1} << kPositionBits) - 1));
-  return static_cast<double>(sum) / static_cast<double>(count(bin));
+  const uint32_t slot = SlotOf(bin);
+  const uint64_t n = CountAt(slot);
+  const uint64_t positions = PositionsAt(slot);
+  const uint64_t sum = slot < kNegativeSlots ? positions : n * kLowBits - positions;
+  return static_cast<double>(sum) / static_cast<double>(n);
 }
 
 double FloatCounts::mean(uint32_t bin) const {
@@ -179,20 +182,15 @@ double FloatCounts::mean(uint32_t bin) const {
 }
 
 uint64_t FloatCounts::not_finite() const {
-  const uint32_t first = FloatBin(std::numeric_limits<float>::lowest());
-  const uint32_t last = FloatBin(std::numeric_limits<float>::max());
   uint64_t total = 0;
-  for (uint32_t bin = 0; bin < first; ++bin) total += count(bin);
-  for (uint32_t bin = last + 1; bin < kFloatBins; ++bin) total += count(bin);
+  for (uint32_t slot = kFiniteSlots; slot < kNegativeSlots; ++slot)
+    total += CountAt(slot) + CountAt(slot + kNegativeSlots);
   return total;
 }
 
 void FloatCounts::ToPoints(Points& points) const {
   points.clear();
-  const uint32_t first = FloatBin(std::numeric_limits<float>::lowest());
-  const uint32_t last = FloatBin(std::numeric_limits<float>::max());
-  for (uint32_t bin = first; bin <= last; ++bin) {
-    if ((packed_[bin] | counts_[bin]) == 0) continue;
+  ForEachBin([&](uint32_t bin) {
     const double value = mean(bin);
     const auto weight = static_cast<double>(count(bin));
     // The bins on either side of zero may both hold nothing but a zero.
@@ -200,7 +198,14 @@ void FloatCounts::ToPoints(Points& points) const {
       points.weights.back() += weight;
     else
       points.Add(value, weight);
-  }
+  });
+}
+
+size_t FloatCounts::point_count() const {
+  size_t bins = 0;
+  ForEachBin([&](uint32_t) { ++bins; });
+  const auto only_zeros = [&](uint32_t slot) { return HasValues(slot) && PositionsAt(slot) == 0; };
+  return bins - (only_zeros(0) && only_zeros(kNegativeSlots) ? 1 : 0);
 }
 
 void PointsOf(std::span<const uint16_t> halves, SortScratch& scratch, Points& points) {

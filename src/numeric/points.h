@@ -56,20 +56,64 @@ class FloatCounts {
   void Add(std::span<const float> values);
   void Merge(const FloatCounts& other);
   void Clear();
-  uint64_t count(uint32_t bin) const { return counts_[bin] + (packed_[bin] >> kPositionBits); }
+  uint64_t count(uint32_t bin) const { return CountAt(SlotOf(bin)); }
   // Mean of the low 13 bits of the keys.
   double mean_position(uint32_t bin) const;
   double mean(uint32_t bin) const;
   uint64_t not_finite() const;
   // One point a bin, at the mean of its values.
   void ToPoints(Points& points) const;
+  // How many points these are.
+  size_t point_count() const;
+
+  // Calls visit(bin) for every bin that holds finite values, ascending.
+  template <typename Visitor>
+  void ForEachBin(const Visitor& visit) const {
+    // Most bins are empty, and those that are not lie together.
+    for (uint32_t end = kNegativeSlots + kFiniteSlots; end > kNegativeSlots; end -= kRun)
+      if (!Empty(end - kRun))
+        for (uint32_t slot = end; slot-- > end - kRun;)
+          if (HasValues(slot)) visit(BinOf(slot));
+    for (uint32_t first = 0; first < kFiniteSlots; first += kRun)
+      if (!Empty(first))
+        for (uint32_t slot = first; slot < first + kRun; ++slot)
+          if (HasValues(slot)) visit(BinOf(slot));
+  }
 
  private:
-  // A packed entry holds the sum of the low 13 bits of the keys below, and the count above. 2^24
-  // values fill 37 and 25 bits.
+  // Tables are in the order of the bit patterns, whose top 19 bits select a slot: that spares the
+  // counting loop the making of keys. Negative values come last there, the one nearest to zero
+  // first, and their positions count down.
+  static constexpr uint32_t kNegativeSlots = kFloatBins / 2;
+  static constexpr uint32_t kFiniteSlots = 0xffu << (23 - kFloatBinShift);  // of either sign
+  static constexpr uint32_t kRun = 16;
+  static uint32_t SlotOf(uint32_t bin) {
+    return bin >= kNegativeSlots ? bin - kNegativeSlots : kFloatBins - 1 - bin;
+  }
+  static uint32_t BinOf(uint32_t slot) {
+    return slot < kNegativeSlots ? slot + kNegativeSlots : kFloatBins - 1 - slot;
+  }
+
+  // A packed entry holds the sum of the low 13 bits of the patterns below, and the count above.
+  // 2^24 values fill 37 and 25 bits.
   static constexpr int kPositionBits = 38;
+  static constexpr uint64_t kPositionMask = (uint64_t{1} << kPositionBits) - 1;
   static constexpr uint64_t kFlushAfter = uint64_t{1} << 24;
   void Flush();
+  uint64_t CountAt(uint32_t slot) const { return counts_[slot] + (packed_[slot] >> kPositionBits); }
+  uint64_t PositionsAt(uint32_t slot) const {
+    return positions_[slot] + (packed_[slot] & kPositionMask);
+  }
+  bool HasValues(uint32_t slot) const {
+    return packed_[slot] != 0 || (flushed_ && counts_[slot] != 0);
+  }
+  bool Empty(uint32_t first) const {
+    uint64_t any = 0;
+    for (uint32_t i = first; i < first + kRun; ++i) any |= packed_[i];
+    if (flushed_)
+      for (uint32_t i = first; i < first + kRun; ++i) any |= counts_[i];
+    return any == 0;
+  }
   std::vector<uint64_t> packed_;
   std::vector<uint64_t> counts_;     // flushed
   std::vector<uint64_t> positions_;  // flushed sums of positions
