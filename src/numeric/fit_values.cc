@@ -247,24 +247,21 @@ Status CountCells(const ValueSource<float>& source, const CellPlan& plan, Thread
                   std::vector<Tally>& total) {
   constexpr int kCoarseShift = 16;
   std::vector<uint8_t> candidates(size_t{1} << (32 - kCoarseShift), 0);
-  std::vector<float> middles, radii;
+  std::vector<float> lows, highs;
   for (size_t i = 0; i < plan.bins.size();) {
     const uint32_t begin = plan.bins[i];
     uint32_t end = begin;
     for (; i < plan.bins.size() && plan.bins[i] == end; ++i, ++end)
       candidates[end >> (kCoarseShift - kFloatBinShift)] = 1;
-    const float first = FloatBinStart(begin);
-    const float last = FloatOfKey((end << kFloatBinShift) - 1);
-    middles.push_back(first / 2 + last / 2);
-    // The smallest normal number covers what rounding does to subnormal values.
-    radii.push_back((last / 2 - first / 2) * 1.01f + std::numeric_limits<float>::min());
+    lows.push_back(FloatBinStart(begin));
+    highs.push_back(FloatOfKey((end << kFloatBinShift) - 1));
   }
-  const bool compare = middles.size() <= kMostCompared;
+  const bool compare = lows.size() <= kMostCompared;
 
   std::vector<std::vector<Tally>> parts(static_cast<size_t>(pool.threads()));
   CMLC_RETURN_IF_ERROR(VisitAll<float>(
       source, pool, [&](size_t, int worker, uint64_t, std::span<const float> values) {
-        constexpr size_t kBlock = 2048;
+        constexpr size_t kBlock = 8192;
         constexpr uint32_t kLowBits = (1u << kFloatBinShift) - 1;
         std::array<float, kBlock + kSelectSlack> block;
         std::vector<Tally>& part = parts[static_cast<size_t>(worker)];
@@ -273,7 +270,7 @@ Status CountCells(const ValueSource<float>& source, const CellPlan& plan, Thread
           const auto some = values.subspan(begin, std::min(kBlock, values.size() - begin));
           size_t taken = 0;
           if (compare) {
-            taken = SelectNear(some, middles, radii, block.data());
+            taken = SelectWithin(some, lows, highs, block.data());
           } else {
             for (const float value : some) {  // without a branch that could be mispredicted
               block[taken] = value;
@@ -386,37 +383,41 @@ void Replace(const CellPlan& plan, const std::vector<Tally>& tallies, std::vecto
   cells.swap(result);
 }
 
-// k-means for many fp32 values, from their counts in bins (see the top of this file).
-Result<std::vector<double>> RefineFloats(const ValueSource<float>& source,
-                                         const FloatCounts& counts, size_t entries,
-                                         ThreadPool& pool, Workspace& workspace) {
-  const int k = static_cast<int>(entries);
-  const auto solve = [&](const std::vector<Cell>& cells) -> const Clustering& {
-    Points& points = workspace.refined;
-    points.clear();
-    for (const Cell& cell : cells) {
-      // Both zeros may be a cell of their own.
-      if (!points.values.empty() && cell.value <= points.values.back())
-        points.weights.back() += cell.weight;
-      else
-        points.Add(cell.value, cell.weight);
-    }
-    return workspace.kmeans.Solve(points.values, points.weights, k);
-  };
-
-  Refinement& refinement = workspace.refinement;
-  std::vector<Cell>& cells = refinement.cells;
+// The bins that hold values, as cells.
+void MakeCells(const FloatCounts& counts, std::vector<Cell>& cells) {
   cells.clear();
   counts.ForEachBin([&](uint32_t bin) {
     cells.push_back(MakeCell(bin, 0, 0, counts.count(bin), counts.mean_position(bin)));
   });
+}
+
+void MakePoints(const std::vector<Cell>& cells, Points& points) {
+  points.clear();
+  for (const Cell& cell : cells) {
+    // Both zeros may be a cell of their own.
+    if (!points.values.empty() && cell.value <= points.values.back())
+      points.weights.back() += cell.weight;
+    else
+      points.Add(cell.value, cell.weight);
+  }
+}
+
+// k-means for many fp32 values (see the top of this file). The workspace has the bins as cells and
+// as points.
+Result<std::vector<double>> RefineFloats(const ValueSource<float>& source, size_t entries,
+                                         ThreadPool& pool, Workspace& workspace) {
+  Refinement& refinement = workspace.refinement;
+  const Points* points = &workspace.points;
   for (int pass = 1;; ++pass) {
-    const Clustering& solution = solve(cells);
+    const Clustering& solution =
+        workspace.kmeans.Solve(points->values, points->weights, static_cast<int>(entries));
     if (pass == kMostPasses) return solution.centroids;
-    PlanCells(cells, solution, pass == 1, refinement.plan);
+    PlanCells(refinement.cells, solution, pass == 1, refinement.plan);
     if (refinement.plan.bins.empty()) return solution.centroids;
     CMLC_RETURN_IF_ERROR(CountCells(source, refinement.plan, pool, refinement.tallies));
-    Replace(refinement.plan, refinement.tallies, cells, refinement.swap);
+    Replace(refinement.plan, refinement.tallies, refinement.cells, refinement.swap);
+    MakePoints(refinement.cells, workspace.refined);
+    points = &workspace.refined;
   }
 }
 
@@ -439,17 +440,20 @@ Result<FitResult> Fit(const ValueSource<T>& source, const FitRequest& request, T
     if (counts->not_finite() > 0) {
       CMLC_ASSIGN_OR_RETURN(not_finite, FindNotFinite<T>(source, pool));
     } else {
-      bool too_coarse = false;
+      bool has_cells = false;
       if constexpr (!kIsHalf) {
-        const size_t bins = counts->point_count();
-        too_coarse =
-            bins < kLeastBinsPerEntry * kMostDistinct &&
-            (request.mode == FitMode::kUnique || bins < kLeastBinsPerEntry * request.entries);
+        has_cells = request.mode == FitMode::kKMeans;
+        if (has_cells) {
+          MakeCells(*counts, workspace.refinement.cells);
+          MakePoints(workspace.refinement.cells, points);
+        }
       }
+      if (!has_cells) counts->ToPoints(points);
+      const bool too_coarse = !kIsHalf &&
+                              points.values.size() < kLeastBinsPerEntry * kMostDistinct &&
+                              (request.mode == FitMode::kUnique ||
+                               points.values.size() < kLeastBinsPerEntry * request.entries);
       sorted = too_coarse && source.count() <= kMostSorted;
-      // k-means of fp32 has points of its own, which are refined.
-      const bool refines = !kIsHalf && request.mode == FitMode::kKMeans && !request.codes;
-      if (!sorted && !refines) counts->ToPoints(points);
     }
   } else {
     CMLC_ASSIGN_OR_RETURN(not_finite, FindNotFinite<T>(source, pool));
@@ -471,8 +475,7 @@ Result<FitResult> Fit(const ValueSource<T>& source, const FitRequest& request, T
         values = clustering.centroids;
         error = clustering.sse;
       } else if constexpr (!kIsHalf) {
-        CMLC_ASSIGN_OR_RETURN(values,
-                              RefineFloats(source, *counts, request.entries, pool, workspace));
+        CMLC_ASSIGN_OR_RETURN(values, RefineFloats(source, request.entries, pool, workspace));
       }
       break;
     case FitMode::kUniform:

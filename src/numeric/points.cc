@@ -201,13 +201,6 @@ void FloatCounts::ToPoints(Points& points) const {
   });
 }
 
-size_t FloatCounts::point_count() const {
-  size_t bins = 0;
-  ForEachBin([&](uint32_t) { ++bins; });
-  const auto only_zeros = [&](uint32_t slot) { return HasValues(slot) && PositionsAt(slot) == 0; };
-  return bins - (only_zeros(0) && only_zeros(kNegativeSlots) ? 1 : 0);
-}
-
 void PointsOf(std::span<const uint16_t> halves, SortScratch& scratch, Points& points) {
   scratch.keys.resize(halves.size());
   for (size_t i = 0; i < halves.size(); ++i)

@@ -63,8 +63,6 @@ class FloatCounts {
   uint64_t not_finite() const;
   // One point a bin, at the mean of its values.
   void ToPoints(Points& points) const;
-  // How many points these are.
-  size_t point_count() const;
 
   // Calls visit(bin) for every bin that holds finite values, ascending.
   template <typename Visitor>

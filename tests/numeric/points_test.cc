@@ -265,6 +265,24 @@ TEST(FloatCounts, GiveOneAscendingPointForEveryBin) {
   EXPECT_EQ(weight, 50'000);
 }
 
+TEST(FloatCounts, VisitTheBinsThatHoldFiniteValues) {
+  std::vector<float> floats = RandomFloats(3000, 13);
+  const float least = std::numeric_limits<float>::denorm_min();
+  const float most = std::numeric_limits<float>::max();
+  for (const float value : {-0.0f, 0.0f, least, -least, most, -most}) floats.push_back(value);
+  FloatCounts counts, merged;
+  counts.Add(floats);
+  merged.Merge(counts);
+  counts.Add(std::vector<float>{kInfinity, -kInfinity, std::nanf("")});
+  std::vector<uint32_t> expected;
+  for (const auto& [bin, content] : BinsOf(floats)) expected.push_back(bin);
+  for (const FloatCounts* some : {&counts, &merged}) {
+    std::vector<uint32_t> bins;
+    some->ForEachBin([&](uint32_t bin) { bins.push_back(bin); });
+    EXPECT_EQ(bins, expected);
+  }
+}
+
 TEST(FloatCounts, CountWhatIsNotFinite) {
   const float most = std::numeric_limits<float>::max();
   FloatCounts counts;

@@ -1,72 +1,132 @@
 #include "numeric/select.h"
 
 #include <gtest/gtest.h>
+#include <hwy/highway.h>
+#include <hwy/targets.h>
 
 #include <cmath>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 namespace cmlc::numeric {
 namespace {
 
-// Intervals that ascend, of unequal widths, some of them touching.
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Intervals that ascend, of unequal widths; some begin right behind the one before, and some hold a
+// single value.
 struct Intervals {
-  std::vector<float> middles, radii;
+  std::vector<float> lows, highs;
 };
 
 Intervals Ascending(size_t count, std::mt19937& random) {
   Intervals intervals;
-  std::uniform_real_distribution<float> width(0.01f, 0.2f);
+  std::uniform_real_distribution<float> width(0.01f, 0.4f);
   float at = -static_cast<float>(count) / 4;
   for (size_t i = 0; i < count; ++i) {
-    const float radius = width(random);
-    intervals.middles.push_back(at + radius);
-    intervals.radii.push_back(radius * 1.01f);
-    at += 2 * radius + (i % 3 == 0 ? 0.0f : width(random));
+    intervals.lows.push_back(at);
+    if (i % 5 != 4) at += width(random);
+    intervals.highs.push_back(at);
+    at = i % 3 == 0 ? std::nextafter(at, kInfinity) : at + width(random);
   }
   return intervals;
 }
 
-TEST(SelectNear, SelectsWhatIsInAnyInterval) {
+std::vector<float> Selected(const std::vector<float>& values, const Intervals& intervals) {
+  std::vector<float> out(values.size() + kSelectSlack);
+  out.resize(SelectWithin(values, intervals.lows, intervals.highs, out.data()));
+  return out;
+}
+
+std::vector<float> Expected(const std::vector<float>& values, const Intervals& intervals) {
+  std::vector<float> expected;
+  for (const float value : values)
+    for (size_t j = 0; j < intervals.lows.size(); ++j)
+      if (value >= intervals.lows[j] && value <= intervals.highs[j]) expected.push_back(value);
+  return expected;
+}
+
+// Every instruction set of this processor that code was generated for.
+class Select : public testing::TestWithParam<int64_t> {
+ protected:
+  void SetUp() override { Choose(GetParam()); }
+  void TearDown() override { Choose(0); }
+
+ private:
+  static void Choose(int64_t targets) {
+    hwy::SetSupportedTargetsForTest(targets);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(, Select, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
+                         [](const auto& test) { return std::string(hwy::TargetName(test.param)); });
+
+TEST_P(Select, SelectsWhatIsInAnyInterval) {
   std::mt19937 random(1);
-  for (size_t count = 1; count <= 24; ++count)
-    for (const size_t length : {0u, 1u, 7u, 64u, 3001u}) {
+  for (size_t count = 1; count <= 50; ++count)
+    for (const size_t length : {0u, 1u, 7u, 8u, 9u, 64u, 3001u}) {
       const Intervals intervals = Ascending(count, random);
       std::uniform_real_distribution<float> value(-static_cast<float>(count) / 2,
                                                   static_cast<float>(count) / 2);
-      std::vector<float> values(length), expected;
-      for (float& v : values) {
-        v = value(random);
-        for (size_t j = 0; j < count; ++j)
-          if (std::fabs(v - intervals.middles[j]) <= intervals.radii[j]) {
-            expected.push_back(v);
-            break;
-          }
-      }
-      std::vector<float> out(length + kSelectSlack);
-      out.resize(SelectNear(values, intervals.middles, intervals.radii, out.data()));
-      EXPECT_EQ(out, expected) << count << " intervals, " << length << " values";
+      std::vector<float> values(length);
+      for (float& v : values) v = value(random);
+      EXPECT_EQ(Selected(values, intervals), Expected(values, intervals))
+          << count << " intervals, " << length << " values";
     }
 }
 
-TEST(SelectNear, SelectsNothingWithoutIntervals) {
-  const std::vector<float> values(100, 1.0f);
-  std::vector<float> out(values.size() + kSelectSlack);
-  EXPECT_EQ(SelectNear(values, {}, {}, out.data()), 0u);
+TEST_P(Select, TakesTheEndsAndNothingBesideThem) {
+  std::mt19937 random(2);
+  for (size_t count = 1; count <= 50; ++count) {
+    const Intervals intervals = Ascending(count, random);
+    std::vector<float> values;
+    for (const auto& ends : {intervals.lows, intervals.highs})
+      for (const float end : ends) {
+        values.push_back(std::nextafter(end, -kInfinity));
+        values.push_back(end);
+        values.push_back(std::nextafter(end, kInfinity));
+      }
+    EXPECT_EQ(Selected(values, intervals), Expected(values, intervals)) << count << " intervals";
+  }
 }
 
-TEST(SelectNear, TakesIntervalsAtTheEndsOfTheRange) {
+TEST_P(Select, SelectsNothingWithoutIntervals) {
+  EXPECT_TRUE(Selected(std::vector<float>(100, 1.0f), {}).empty());
+}
+
+TEST_P(Select, TakesAllOrNothing) {
+  const std::vector<float> values(1001, 0.5f);
+  for (size_t count = 1; count <= 40; ++count) {
+    Intervals intervals;
+    for (size_t j = 0; j < count; ++j) {
+      intervals.lows.push_back(static_cast<float>(j));
+      intervals.highs.push_back(static_cast<float>(j) + 0.25f);
+    }
+    EXPECT_TRUE(Selected(values, intervals).empty()) << count;
+    intervals.highs.front() = 0.75f;
+    EXPECT_EQ(Selected(values, intervals), values) << count;
+  }
+}
+
+TEST_P(Select, TakesIntervalsAtTheEndsOfTheRange) {
   const float most = std::numeric_limits<float>::max();
-  const std::vector<float> middles = {-most, -1, 0, 1, most},
-                           radii = {most / 2, 0.5f, 0.1f, 0.5f, most / 2};
+  const float least = std::numeric_limits<float>::denorm_min();
+  const Intervals intervals{.lows = {-most, -1.5f, -0.0f, 0.5f, most / 2},
+                            .highs = {-most / 2, -0.5f, 3 * least, 1.5f, most}};
   std::vector<float> values(64, 2.0f);
   values[3] = most;
   values[10] = -most;
+  values[11] = 0.0f;
+  values[12] = -least;
+  values[20] = -0.0f;
+  values[21] = 3 * least;
+  values[22] = 4 * least;
   values[63] = -1.25f;
-  std::vector<float> out(values.size() + kSelectSlack);
-  out.resize(SelectNear(values, middles, radii, out.data()));
-  EXPECT_EQ(out, (std::vector<float>{most, -most, -1.25f}));
+  EXPECT_EQ(Selected(values, intervals),
+            (std::vector<float>{most, -most, 0.0f, -0.0f, 3 * least, -1.25f}));
 }
 
 }  // namespace
