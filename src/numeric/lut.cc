@@ -23,6 +23,11 @@
 namespace cmlc::numeric {
 // Up to this many thresholds values are compared with them, a vector of values at a time.
 constexpr size_t kMostCompares = 15;
+// A LUT that fits into one or two vectors is shuffled, which is several times as fast as fetching
+// its entries from memory.
+constexpr size_t kMostShuffled = kMostCompares + 1;
+// Sums of squares are kept in fp32 for a block of this many values, then added in double.
+constexpr size_t kSumBlock = 256;
 }  // namespace cmlc::numeric
 #endif
 
@@ -145,9 +150,6 @@ void CountPassedFloats(const float* values, size_t count, const float* threshold
   }
 }
 
-// Sums of squares are kept in fp32 for a block of this many values, then added in double.
-constexpr size_t kSumBlock = 256;
-
 // A block whose sum leaves the range of fp32 is added again in double.
 double SquaredErrorOf(const float* values, const uint8_t* codes, const float* lut,
                       size_t entry_count, size_t count) {
@@ -155,9 +157,6 @@ double SquaredErrorOf(const float* values, const uint8_t* codes, const float* lu
   const hn::RebindToSigned<decltype(d)> di;
   const hn::Rebind<uint8_t, decltype(d)> d8;
   const size_t lanes = hn::Lanes(d);
-  // A LUT that fits into one or two vectors is shuffled, which is several times as fast as fetching
-  // its entries from memory.
-  constexpr size_t kMostShuffled = 16;
   [[maybe_unused]] HWY_ALIGN float entries[std::max(kMostShuffled, hn::MaxLanes(d))] = {};
   [[maybe_unused]] const bool shuffle = entry_count <= kMostShuffled && 2 * lanes >= kMostShuffled;
   if (shuffle) std::copy(lut, lut + entry_count, entries);
@@ -228,6 +227,129 @@ double SumOfSquaresOf(const float* values, size_t count) {
   return total;
 }
 
+#if HWY_TARGET != HWY_SCALAR
+template <bool kInQuarters>
+Squares CountPassedAndMeasure(const float* values, size_t count, const float* thresholds,
+                              size_t threshold_count, const float* lut, uint8_t* codes) {
+  const hn::ScalableTag<float> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  const hn::RebindToUnsigned<decltype(d)> du;
+  const hn::Rebind<uint8_t, decltype(d)> d8;
+  const size_t lanes = hn::Lanes(d);
+  HWY_ALIGN float entries[std::max(kMostShuffled, hn::MaxLanes(d))] = {};
+  std::copy(lut, lut + threshold_count + 1, entries);
+  const auto low_entries = hn::Load(d, entries);
+  const auto high_entries = hn::LoadU(d, entries + (lanes < kMostShuffled ? lanes : 0));
+  const auto last_lane = hn::Set(di, static_cast<int32_t>(lanes) - 1);
+  // Codes may alias anything: what is copied here stays in registers.
+  HWY_ALIGN float quarter_tables[3][hn::MaxLanes(d)] = {};
+  float between[3] = {};
+  if constexpr (kInQuarters)
+    for (size_t j = 0; j < 3; ++j) {
+      between[j] = thresholds[4 * j + 3];
+      for (size_t i = 0; i < lanes; ++i) quarter_tables[j][i] = thresholds[4 * (i % 4) + j];
+    }
+  const auto quarter1 = hn::Set(d, between[0]);
+  const auto quarter2 = hn::Set(d, between[1]);
+  const auto quarter3 = hn::Set(d, between[2]);
+  const auto in_quarter1 = hn::Load(d, quarter_tables[0]);
+  const auto in_quarter2 = hn::Load(d, quarter_tables[1]);
+  const auto in_quarter3 = hn::Load(d, quarter_tables[2]);
+  const auto count_up = [&](auto passed, auto value, auto threshold) HWY_ATTR {
+    return hn::Sub(passed, hn::BitCast(di, hn::VecFromMask(d, hn::Gt(value, threshold))));
+  };
+  const auto code_of = [&](auto value) HWY_ATTR {
+    auto passed = hn::Zero(di);
+    if constexpr (kInQuarters) {
+      passed = count_up(passed, value, quarter1);
+      passed = count_up(passed, value, quarter2);
+      passed = count_up(passed, value, quarter3);
+      const auto quarter = hn::IndicesFromVec(d, passed);
+      passed = hn::ShiftLeft<2>(passed);
+      passed = count_up(passed, value, hn::TableLookupLanes(in_quarter1, quarter));
+      passed = count_up(passed, value, hn::TableLookupLanes(in_quarter2, quarter));
+      return count_up(passed, value, hn::TableLookupLanes(in_quarter3, quarter));
+    } else {
+      for (size_t t = 0; t < threshold_count; ++t)
+        passed = count_up(passed, value, hn::Set(d, thresholds[t]));
+      return passed;
+    }
+  };
+  Squares total;
+  const auto add_signal = [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i)
+      total.signal += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+  };
+  const auto add_noise = [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i) {
+      const double error = static_cast<double>(values[i]) - static_cast<double>(lut[codes[i]]);
+      total.noise += error * error;
+    }
+  };
+  size_t i = 0;
+  while (i + lanes <= count) {
+    const size_t begin = i;
+    const size_t end = std::min(count, i + kSumBlock);
+    auto signal = hn::Zero(d);
+    auto noise = hn::Zero(d);
+    const auto one_vector = [&](size_t at) HWY_ATTR {
+      const auto value = hn::LoadU(d, values + at);
+      const auto code = code_of(value);
+      hn::StoreU(hn::U8FromU32(hn::BitCast(du, code)), d8, codes + at);
+      const auto place = hn::IndicesFromVec(d, hn::And(code, last_lane));
+      auto entry = hn::TableLookupLanes(low_entries, place);
+      if (lanes < kMostShuffled) {
+        // Of 16 entries the upper half is behind the threshold between two and two quarters.
+        const auto in_high =
+            kInQuarters ? hn::Gt(value, quarter2) : hn::RebindMask(d, hn::Gt(code, last_lane));
+        entry = hn::IfThenElse(in_high, hn::TableLookupLanes(high_entries, place), entry);
+      }
+      const auto error = hn::Sub(value, entry);
+      noise = hn::MulAdd(error, error, noise);
+      signal = hn::MulAdd(value, value, signal);
+    };
+    for (; i + 2 * lanes <= end; i += 2 * lanes) {
+      __builtin_prefetch(reinterpret_cast<const char*>(values + i) + kPrefetchBytes);
+      one_vector(i);
+      one_vector(i + lanes);
+    }
+    for (; i + lanes <= end; i += lanes) one_vector(i);
+    const float block_signal = hn::GetLane(hn::SumOfLanes(d, signal));
+    const float block_noise = hn::GetLane(hn::SumOfLanes(d, noise));
+    if (std::isfinite(block_signal))
+      total.signal += static_cast<double>(block_signal);
+    else
+      add_signal(begin, i);
+    if (std::isfinite(block_noise))
+      total.noise += static_cast<double>(block_noise);
+    else
+      add_noise(begin, i);
+  }
+  if (i < count) {
+    CountPassedFloats(values + i, count - i, thresholds, threshold_count, codes + i);
+    add_signal(i, count);
+    add_noise(i, count);
+  }
+  return total;
+}
+#endif
+
+// The codes as CountPassedFloats finds them, and the sums of SumOfSquaresOf and SquaredErrorOf:
+// block by block, in the same order.
+Squares CountPassedFloatsAndMeasure(const float* values, size_t count, const float* thresholds,
+                                    size_t threshold_count, const float* lut, uint8_t* codes) {
+#if HWY_TARGET != HWY_SCALAR
+  if (2 * hn::Lanes(hn::ScalableTag<float>()) >= kMostShuffled)
+    return threshold_count == kMostCompares
+               ? CountPassedAndMeasure<true>(values, count, thresholds, threshold_count, lut, codes)
+               : CountPassedAndMeasure<false>(values, count, thresholds, threshold_count, lut,
+                                              codes);
+#endif
+  CountPassedFloats(values, count, thresholds, threshold_count, codes);
+  return {.signal = SumOfSquaresOf(values, count),
+          .noise = SquaredErrorOf(values, codes, lut, threshold_count + 1, count)};
+}
+
 // Whether any value has all exponent bits set. `mask` and the lanes' type select fp16 or fp32.
 template <typename T>
 bool AnyNotFinite(const T* values, size_t count, T exponent) {
@@ -259,6 +381,7 @@ namespace cmlc::numeric {
 
 HWY_EXPORT(CountPassedHalves);
 HWY_EXPORT(CountPassedFloats);
+HWY_EXPORT(CountPassedFloatsAndMeasure);
 HWY_EXPORT(SquaredErrorOf);
 HWY_EXPORT(SumOfSquaresOf);
 HWY_EXPORT(AnyNotFinite16);
@@ -402,6 +525,15 @@ void FloatAssigner::Assign(std::span<const float> values, uint8_t* codes) const 
   } else {
     for (size_t i = 0; i < values.size(); ++i) codes[i] = CountBelow(last_values_, values[i]);
   }
+}
+
+Squares FloatAssigner::AssignAndMeasure(std::span<const float> values, uint8_t* codes,
+                                        std::span<const float> lut) const {
+  if (last_values_.size() <= kMostCompares)
+    return HWY_DYNAMIC_DISPATCH(CountPassedFloatsAndMeasure)(
+        values.data(), values.size(), last_values_.data(), last_values_.size(), lut.data(), codes);
+  Assign(values, codes);
+  return {.signal = SumOfSquares(values), .noise = SquaredError(values, codes, lut)};
 }
 
 double SquaredError(std::span<const float> values, const uint8_t* codes,

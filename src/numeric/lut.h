@@ -27,11 +27,21 @@ class HalfAssigner {
   std::vector<uint8_t> table_;  // by bit pattern; empty: compare or search
 };
 
+// Sums of squares: of values, and of their distances to the entries that they are assigned to.
+struct Squares {
+  double signal = 0;
+  double noise = 0;
+};
+
 // The same for fp32. Distances are compared exactly.
 class FloatAssigner {
  public:
   FloatAssigner(std::span<const float> lut, uint64_t expected);
   void Assign(std::span<const float> values, uint8_t* codes) const;
+  // Assign, SumOfSquares and SquaredError at once, with the same results to the bit. `lut` is that
+  // of the constructor.
+  Squares AssignAndMeasure(std::span<const float> values, uint8_t* codes,
+                           std::span<const float> lut) const;
 
  private:
   std::vector<float> last_values_;  // the largest value of each index but the last

@@ -665,13 +665,15 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
         assigner = &*current;
       }
       const std::span<const T> some = values.subspan(i, end - i);
-      assigner->Assign(some, codes + i);
       if constexpr (measure) {
         Quality& quality = (*qualities)[chunk];
         if (kept == nullptr) {
-          quality.noise += numeric::SquaredError(some, codes + i, tables->lut(block));
-          quality.signal += numeric::SumOfSquares(some);
+          const numeric::Squares squares =
+              assigner->AssignAndMeasure(some, codes + i, tables->lut(block));
+          quality.noise += squares.noise;
+          quality.signal += squares.signal;
         } else {
+          assigner->Assign(some, codes + i);
           for (size_t k = i; k < end; ++k) {
             if (!kept->mask.stays(first + k)) continue;
             const double value = static_cast<double>(values[k]);
@@ -680,6 +682,8 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
             quality.noise += error * error;
           }
         }
+      } else {
+        assigner->Assign(some, codes + i);
       }
       i = end;
     }

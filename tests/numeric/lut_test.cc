@@ -279,6 +279,36 @@ TEST_P(Lut, AddsUpSquaresOfHugeValues) {
   }
 }
 
+// One kernel does the work of three where a LUT is small.
+TEST_P(Lut, AssignsAndMeasuresAtOnce) {
+  std::mt19937 random(10);
+  std::vector<std::vector<float>> luts = AllLuts();
+  luts.push_back({-1e30f, -1.0f, 1e-42f, 1e30f});
+  for (const std::vector<float>& lut : luts) {
+    std::vector<float> critical = CriticalValues(lut);
+    std::shuffle(critical.begin(), critical.end(), random);
+    for (const size_t length :
+         {0u, 1u, 7u, 8u, 9u, 15u, 16u, 17u, 31u, 100u, 255u, 256u, 257u, 511u, 512u, 1003u}) {
+      std::vector<float> values(length);
+      for (size_t i = 0; i < length; ++i) {
+        values[i] = critical[random() % critical.size()];
+        // Mostly small ones, since one large square hides all others.
+        if (i % 64 != 5) values[i] = std::ldexp(values[i], -std::max(0, std::ilogb(values[i]) + 3));
+      }
+      for (const uint64_t expected : {kFew, kMany}) {
+        const FloatAssigner assigner(lut, expected);
+        std::vector<uint8_t> codes(length + 1, 0xee);
+        const Squares squares = assigner.AssignAndMeasure(values, codes.data(), lut);
+        EXPECT_EQ(codes.back(), 0xee) << "wrote behind the end";
+        codes.pop_back();
+        ASSERT_EQ(codes, Assigned(assigner, values)) << testing::PrintToString(lut);
+        EXPECT_EQ(squares.signal, SumOfSquares(values)) << length;
+        EXPECT_EQ(squares.noise, SquaredError(values, codes.data(), lut)) << length;
+      }
+    }
+  }
+}
+
 TEST(LutTable, AgreesWithSearchOnRandomFloats) {
   std::mt19937 random(8);
   std::vector<float> values(50'000);
