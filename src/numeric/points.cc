@@ -112,8 +112,7 @@ void HalfCounts::ToPoints(Points& points) const {
       for (uint32_t i = first == 0 ? 1 : 0; i < kRun; ++i) add(first + i);
 }
 
-FloatCounts::FloatCounts()
-    : packed_(kFloatBins, 0), counts_(kFloatBins, 0), positions_(kFloatBins, 0) {}
+FloatCounts::FloatCounts() : packed_(kFloatBins, 0) {}
 
 void FloatCounts::Add(std::span<const float> values) {
   while (!values.empty()) {
@@ -138,7 +137,15 @@ void FloatCounts::Add(std::span<const float> values) {
   }
 }
 
+void FloatCounts::UseFlushed() {
+  if (flushed_) return;
+  counts_.assign(kFloatBins, 0);
+  positions_.assign(kFloatBins, 0);
+  flushed_ = true;
+}
+
 void FloatCounts::Flush() {
+  UseFlushed();
   for (size_t i = 0; i < kFloatBins; ++i) {
     if (packed_[i] == 0) continue;
     counts_[i] += packed_[i] >> kPositionBits;
@@ -146,23 +153,18 @@ void FloatCounts::Flush() {
     packed_[i] = 0;
   }
   pending_ = 0;
-  flushed_ = true;
 }
 
 void FloatCounts::Merge(const FloatCounts& other) {
+  UseFlushed();
   for (uint32_t i = 0; i < kFloatBins; ++i) {
     counts_[i] += other.CountAt(i);
     positions_[i] += other.PositionsAt(i);
   }
-  flushed_ = true;
 }
 
 void FloatCounts::Clear() {
   std::fill(packed_.begin(), packed_.end(), 0);
-  if (flushed_) {
-    std::fill(counts_.begin(), counts_.end(), 0);
-    std::fill(positions_.begin(), positions_.end(), 0);
-  }
   pending_ = 0;
   flushed_ = false;
 }

@@ -98,9 +98,13 @@ class FloatCounts {
   static constexpr uint64_t kPositionMask = (uint64_t{1} << kPositionBits) - 1;
   static constexpr uint64_t kFlushAfter = uint64_t{1} << 24;
   void Flush();
-  uint64_t CountAt(uint32_t slot) const { return counts_[slot] + (packed_[slot] >> kPositionBits); }
+  // Makes the flushed tables, which smaller tensors do without, ready to be added to.
+  void UseFlushed();
+  uint64_t CountAt(uint32_t slot) const {
+    return (flushed_ ? counts_[slot] : 0) + (packed_[slot] >> kPositionBits);
+  }
   uint64_t PositionsAt(uint32_t slot) const {
-    return positions_[slot] + (packed_[slot] & kPositionMask);
+    return (flushed_ ? positions_[slot] : 0) + (packed_[slot] & kPositionMask);
   }
   bool HasValues(uint32_t slot) const {
     return packed_[slot] != 0 || (flushed_ && counts_[slot] != 0);
@@ -113,8 +117,8 @@ class FloatCounts {
     return any == 0;
   }
   std::vector<uint64_t> packed_;
-  std::vector<uint64_t> counts_;     // flushed
-  std::vector<uint64_t> positions_;  // flushed sums of positions
+  // What was flushed, and its sums of positions. Meaningless unless `flushed_`.
+  std::vector<uint64_t> counts_, positions_;
   uint64_t pending_ = 0;
   bool flushed_ = false;
 };
