@@ -48,8 +48,14 @@ struct Site {
 // Sites that store the same tensor and want the same done to it: it is done once.
 struct Job {
   std::vector<Site*> sites;
+  TensorView resident;  // all values, while something is done with them
   Outcome outcome{std::in_place_type<Skipped>};
   std::optional<Error> error;
+
+  void LetGoOfValues() {
+    sites.front()->found.weight.resident = {};
+    resident = {};
+  }
 };
 
 class WeightRunner {
@@ -323,12 +329,14 @@ void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
   Site& site = *job.sites.front();
   Weight& weight = site.found.weight;
   const auto work = [&]() -> Status {
-    TensorView resident;
-    // Decompressing reads a weight once only: it need not be decoded beforehand.
-    if (in_memory && site.pass->takes() != WeightPass::Takes::kCompressed) {
-      const uint64_t size = weight.element_count * static_cast<uint64_t>(BitsOf(weight.dtype)) / 8;
-      CMLC_ASSIGN_OR_RETURN(resident, weight.View(0, size));
-      weight.resident = resident.bytes();
+    // Decompressing reads a weight once only: it need not be decoded beforehand. Others read it
+    // two or three times, and a large plain one is mapped once for all of them if it is no larger
+    // than a batch.
+    const uint64_t size = InputBytes(job);
+    if (site.pass->takes() != WeightPass::Takes::kCompressed &&
+        (in_memory || (!weight.compressed && size <= kBatchBytes))) {
+      CMLC_ASSIGN_OR_RETURN(job.resident, weight.View(0, size));
+      weight.resident = job.resident.bytes();
     }
     const PassContext context{
         .tensors = package_.tensors(), .pool = pool_, .specification_version = version};
@@ -348,7 +356,7 @@ void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
     return Ok();
   };
   if (const Status status = work(); !status.ok()) job.error = status.error();
-  weight.resident = {};
+  if (in_memory) job.LetGoOfValues();
 }
 
 Value Immediate(const NewTensor& tensor) {
@@ -535,6 +543,7 @@ Status WeightRunner::Transform(Survey& survey, int32_t version) {
       progress_.bytes_done += InputBytes(batch[i]);
       Finish(batch[i], values[i], survey);
       batch[i].outcome = Skipped{};  // its tensors are written: let go of them
+      batch[i].LetGoOfValues();
     }
     diagnostics_.Report(progress_);
     begin = end;
