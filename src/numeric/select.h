@@ -12,8 +12,9 @@ constexpr size_t kSelectSlack = 64;
 
 // Writes those of `values` to `out` that are in lows[j] .. highs[j], ends included, for any j, in
 // order, and returns how many they are. The intervals ascend and have no value in common. `out` has
-// room for values.size() + kSelectSlack. From 4 to 15 intervals (31 where vectors have 8 lanes or
-// more) cost about as much as 4 do, more of them two comparisons each.
+// room for values.size() + kSelectSlack. Where vectors have eight lanes, up to 31 intervals cost
+// four compares and one more, with a shuffle, for every four of them; otherwise, and beyond, an
+// interval costs two compares.
 size_t SelectWithin(std::span<const float> values, std::span<const float> lows,
                     std::span<const float> highs, float* out);
 
