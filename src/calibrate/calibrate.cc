@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/staged_file.h"
 #include "base/thread_pool.h"
+#include "calibrate/accumulator.h"
 #include "calibrate/collect.h"
 #include "calibrate/hash.h"
 #include "calibrate/statistics.h"
@@ -37,7 +38,10 @@ constexpr uint64_t kUsualSamples = 16;
 class Collector final : public exec::Observer {
  public:
   explicit Collector(Statistics& statistics) : statistics_(statistics) {}
-  void Use(ThreadPool& pool) { pool_ = &pool; }
+  void Use(ThreadPool& pool) {
+    pool_ = &pool;
+    workers_.resize(static_cast<size_t>(pool.threads()));
+  }
 
   bool Wants(const Operation& op) const override {
     if (IsConst(op) || IsConstexpr(op)) return false;
@@ -66,6 +70,7 @@ class Collector final : public exec::Observer {
 
   Statistics& statistics_;
   ThreadPool* pool_ = nullptr;
+  std::vector<Accumulator> workers_;
   Status status_;
 };
 
@@ -89,22 +94,23 @@ std::optional<size_t> ChannelAxis(const std::string& op_type, const Shape& shape
   return shape.size() >= 4 || (convolution && shape.size() == 3) ? 1 : shape.size() - 1;
 }
 
-// Calls visit(piece, begin, numbers) for all elements, piece by piece, on several threads.
+// Calls visit(worker, begin, numbers) for all elements, piece by piece, on several threads.
 template <typename Visit>
 Status ForPieces(const exec::Value& value, ThreadPool& pool, uint64_t piece, const Visit& visit) {
   const uint64_t count = value.element_count();
   const auto pieces = static_cast<size_t>((count + piece - 1) / piece);
   std::vector<Status> states(pieces);
-  const auto one = [&](size_t i, int) {
+  const auto one = [&](size_t i, int worker) {
     const uint64_t begin = i * piece;
     const auto size = static_cast<size_t>(std::min(piece, count - begin));
     if (value.dtype == DataType::kFloat32 && value.storage != nullptr) {
-      visit(i, begin, value.As<float>().subspan(static_cast<size_t>(begin), size));
+      visit(static_cast<size_t>(worker), begin,
+            value.As<float>().subspan(static_cast<size_t>(begin), size));
       return;
     }
     std::vector<float> numbers(size);
     states[i] = exec::ReadFloats(value, begin, numbers);
-    if (states[i].ok()) visit(i, begin, std::span<const float>(numbers));
+    if (states[i].ok()) visit(static_cast<size_t>(worker), begin, std::span<const float>(numbers));
   };
   pool.For(pieces, one);
   for (Status& status : states) CMLC_RETURN_IF_ERROR(status);
@@ -120,50 +126,44 @@ Status Collector::AddValue(const std::string& name, const std::string& op_type,
 
   const std::optional<size_t> axis = ChannelAxis(op_type, value.shape);
   const Channels channels = axis ? ChannelsAlong(value.shape, *axis) : Channels{};
-  struct Part {
-    std::unique_ptr<ValueStatistics> numbers = std::make_unique<ValueStatistics>();
-    std::vector<float> channels;
+  const exec::IsaKernels& kernels = exec::Kernels();
+  // One for each thread; what they have is merged, in which order makes no difference.
+  std::vector<std::vector<float>> of_threads(workers_.size());
+  const auto take = [&](size_t worker, uint64_t begin, std::span<const float> numbers) {
+    workers_[worker].Add(numbers);
+    if (!axis) return;
+    std::vector<float>& most = of_threads[worker];
+    if (most.empty()) most.assign(static_cast<size_t>(channels.count), 0.0f);
+    for (size_t i = 0; i < numbers.size();) {
+      const uint64_t position = begin + i;
+      // Whole runs of a channel, or of all channels next to each other.
+      if (channels.inner == 1) {
+        const auto first = static_cast<size_t>(position % channels.count);
+        const size_t step = std::min(numbers.size() - i, most.size() - first);
+        kernels.keep_greatest_magnitudes(&numbers[i], static_cast<int64_t>(step), &most[first]);
+        i += step;
+        continue;
+      }
+      const uint64_t rest = channels.inner - position % channels.inner;
+      const size_t step = static_cast<size_t>(std::min<uint64_t>(rest, numbers.size() - i));
+      float& of_channel = most[static_cast<size_t>(position / channels.inner % channels.count)];
+      of_channel =
+          std::max(of_channel, kernels.greatest_magnitude(&numbers[i], static_cast<int64_t>(step)));
+      i += step;
+    }
   };
-  // One for each piece, merged in their order (which changes nothing, but for errors).
-  std::vector<Part> parts(
-      static_cast<size_t>((value.element_count() + kPieceElements - 1) / kPieceElements));
-  CMLC_RETURN_IF_ERROR(ForPieces(
-      value, *pool_, kPieceElements,
-      [&](size_t piece, uint64_t begin, std::span<const float> numbers) {
-        Part& part = parts[piece];
-        part.numbers->AddNumbers(numbers);
-        if (!axis) return;
-        part.channels.assign(static_cast<size_t>(channels.count), 0.0f);
-        for (size_t i = 0; i < numbers.size();) {
-          const uint64_t position = begin + i;
-          // Whole runs of a channel, or of all channels next to each other.
-          if (channels.inner == 1) {
-            const auto first = static_cast<size_t>(position % channels.count);
-            const size_t step = std::min(numbers.size() - i, part.channels.size() - first);
-            for (size_t k = 0; k < step; ++k)
-              part.channels[first + k] =
-                  std::max(part.channels[first + k], std::fabs(numbers[i + k]));
-            i += step;
-            continue;
-          }
-          const uint64_t rest = channels.inner - position % channels.inner;
-          const size_t step = static_cast<size_t>(std::min<uint64_t>(rest, numbers.size() - i));
-          float& most =
-              part.channels[static_cast<size_t>(position / channels.inner % channels.count)];
-          for (size_t k = 0; k < step; ++k) most = std::max(most, std::fabs(numbers[i + k]));
-          i += step;
-        }
-      }));
-  float least = std::numeric_limits<float>::infinity(), greatest = -least;
+  CMLC_RETURN_IF_ERROR(ForPieces(value, *pool_, kPieceElements, take));
+  const float infinity = std::numeric_limits<float>::infinity();
+  ValueStatistics run;
+  for (Accumulator& worker : workers_) worker.MoveTo(run);
   std::vector<float> of_channels(axis ? static_cast<size_t>(channels.count) : 0, 0.0f);
-  for (Part& part : parts) {
-    ValueStatistics& numbers = *part.numbers;
-    least = std::min(least, numbers.least);
-    greatest = std::max(greatest, numbers.greatest);
-    all.AddCounts(numbers);
-    for (size_t c = 0; c < part.channels.size(); ++c)
-      of_channels[c] = std::max(of_channels[c], part.channels[c]);
-  }
+  for (const std::vector<float>& most : of_threads)
+    if (!most.empty())
+      kernels.keep_greatest_magnitudes(most.data(), static_cast<int64_t>(most.size()),
+                                       of_channels.data());
+  const float least = run.count == 0 ? infinity : run.least;
+  const float greatest = run.count == 0 ? -infinity : run.greatest;
+  all.AddCounts(run);
   all.AddChannels(of_channels);
   all.AddRun(least, greatest);
   return Ok();
@@ -196,6 +196,7 @@ Status Collector::AddInput(const Operation& op, const Arguments& arguments) {
     }
   }
   const Channels channels = ChannelsAlong(x->shape, axis);
+  const exec::IsaKernels& kernels = exec::Kernels();
   // Channel by channel in fp64; of several pieces, in their order.
   const uint64_t piece =
       channels.inner > 1 ? channels.inner * std::max<uint64_t>(1, kPieceElements / channels.inner)
@@ -203,26 +204,18 @@ Status Collector::AddInput(const Operation& op, const Arguments& arguments) {
   std::vector<std::vector<double>> parts(
       static_cast<size_t>((x->element_count() + piece - 1) / piece));
   CMLC_RETURN_IF_ERROR(
-      ForPieces(*x, *pool_, piece, [&](size_t i, uint64_t begin, std::span<const float> numbers) {
-        std::vector<double>& sums = parts[i];
+      ForPieces(*x, *pool_, piece, [&](size_t, uint64_t begin, std::span<const float> numbers) {
+        std::vector<double>& sums = parts[static_cast<size_t>(begin / piece)];
         sums.assign(static_cast<size_t>(channels.count), 0.0);
         for (size_t k = 0; k < numbers.size();) {
           if (channels.inner == 1) {
-            for (double& sum : sums) {
-              const auto number = static_cast<double>(numbers[k++]);
-              sum += number * number;
-            }
+            kernels.add_squares(&numbers[k], static_cast<int64_t>(sums.size()), sums.data());
+            k += sums.size();
             continue;
           }
-          std::array<double, 8> lanes{};
           const auto run = static_cast<size_t>(channels.inner);
-          for (size_t j = 0; j < run; ++j) {
-            const auto number = static_cast<double>(numbers[k + j]);
-            lanes[j % 8] += number * number;
-          }
-          double sum = 0;
-          for (const double lane : lanes) sum += lane;
-          sums[static_cast<size_t>((begin + k) / channels.inner % channels.count)] += sum;
+          sums[static_cast<size_t>((begin + k) / channels.inner % channels.count)] +=
+              kernels.sum_of_squares(&numbers[k], static_cast<int64_t>(run));
           k += run;
         }
       }));

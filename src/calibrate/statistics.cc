@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/staged_file.h"
+#include "calibrate/accumulator.h"
 #include "storage/blob_file.h"
 
 namespace cmlc::calibrate {
@@ -19,14 +20,10 @@ namespace {
 
 constexpr int kDropped = 23 - Histogram::kFractionBits;  // bits of a fraction that bins ignore
 
-// Sums in so many lanes, so that they are the same on every processor and still vectors.
-constexpr size_t kLanes = 8;
-
 }  // namespace
 
 // --- Histogram ----------------------------------------------------------------------------------
 
-uint32_t Histogram::BinOf(float number) { return std::bit_cast<uint32_t>(number) >> kDropped; }
 float Histogram::LowOf(uint32_t bin) { return std::bit_cast<float>(bin << kDropped); }
 float Histogram::HighOf(uint32_t bin) { return std::bit_cast<float>((bin + 1) << kDropped); }
 
@@ -47,68 +44,9 @@ bool Histogram::operator==(const Histogram& other) const {
 // --- Values -------------------------------------------------------------------------------------
 
 void ValueStatistics::AddNumbers(std::span<const float> numbers) {
-  // Short enough that the sums of a part lose next to nothing.
-  constexpr size_t kPart = 4096;
-  for (size_t begin = 0; begin < numbers.size(); begin += kPart) {
-    const std::span<const float> part =
-        numbers.subspan(begin, std::min(kPart, numbers.size() - begin));
-    std::array<double, kLanes> sums{}, sums_of_squares{};
-    std::array<float, kLanes> lows, highs;
-    lows.fill(std::numeric_limits<float>::infinity());
-    highs.fill(-std::numeric_limits<float>::infinity());
-    const auto take = [&](float number, size_t lane) {
-      const auto wide = static_cast<double>(number);
-      sums[lane] += wide;
-      sums_of_squares[lane] += wide * wide;
-      lows[lane] = number < lows[lane] ? number : lows[lane];
-      highs[lane] = number > highs[lane] ? number : highs[lane];
-    };
-    uint32_t all_ones = 0;
-    for (const float number : part) {
-      const uint32_t exponent = std::bit_cast<uint32_t>(number) & 0x7f800000u;
-      all_ones |= exponent == 0x7f800000u ? 1u : 0u;
-    }
-    uint64_t part_zeros = 0;
-    if (all_ones == 0) {
-      size_t i = 0;
-      for (; i + kLanes <= part.size(); i += kLanes)
-        for (size_t lane = 0; lane < kLanes; ++lane) take(part[i + lane], lane);
-      for (; i < part.size(); ++i) take(part[i], i % kLanes);
-      for (const float number : part) {
-        if (number == 0)
-          ++part_zeros;
-        else
-          histogram.Add(number);
-      }
-      count += part.size();
-    } else {
-      for (size_t i = 0; i < part.size(); ++i) {
-        if (!std::isfinite(part[i])) {
-          ++not_finite;
-          continue;
-        }
-        ++count;
-        take(part[i], i % kLanes);
-        if (part[i] == 0)
-          ++part_zeros;
-        else
-          histogram.Add(part[i]);
-      }
-    }
-    zeros += part_zeros;
-    double part_sum = 0, part_squares = 0;
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      part_sum += sums[lane];
-      part_squares += sums_of_squares[lane];
-      least = std::min(least, lows[lane]);
-      greatest = std::max(greatest, highs[lane]);
-    }
-    sum.Add(part_sum);
-    squares.Add(part_squares);
-  }
-  // Both zeros are one number.
-  least += 0.0f;
-  greatest += 0.0f;
+  Accumulator accumulator;
+  accumulator.Add(numbers);
+  accumulator.MoveTo(*this);
 }
 
 void ValueStatistics::AddCounts(const ValueStatistics& part) {

@@ -7,6 +7,7 @@
 #define CMLC_CALIBRATE_STATISTICS_H_
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -32,12 +33,19 @@ class Histogram {
   static constexpr size_t kBlocks = 512;  // sign and exponent of fp32
 
   // The bin of a number, and the magnitudes that its numbers lie between: [low, high).
-  static uint32_t BinOf(float number);
+  static uint32_t BinOf(float number) {
+    return std::bit_cast<uint32_t>(number) >> (23 - kFractionBits);
+  }
   static float LowOf(uint32_t bin);   // with its sign
   static float HighOf(uint32_t bin);  // likewise; infinite for the last
 
   void Add(float number) { ++Block(BinOf(number) / kBlock)[BinOf(number) % kBlock]; }
   void Add(uint32_t bin, uint64_t count) { Block(bin / kBlock)[bin % kBlock] += count; }
+  // Counts of all bins of a block: those of one sign and exponent.
+  void AddBlock(size_t block, std::span<const uint32_t, kBlock> counts) {
+    Counts& of_block = Block(block);
+    for (size_t i = 0; i < kBlock; ++i) of_block[i] += counts[i];
+  }
   void Merge(const Histogram& other);
   uint64_t count(uint32_t bin) const {
     const auto& block = blocks_[bin / kBlock];
@@ -87,7 +95,8 @@ struct ValueStatistics {
   std::vector<float> channels;
   bool channels_differ = false;
 
-  void AddNumbers(std::span<const float> numbers);   // counts, sums, the histogram
+  // Counts, sums, the histogram (accumulator.h is for many numbers).
+  void AddNumbers(std::span<const float> numbers);
   void AddCounts(const ValueStatistics& part);       // what AddNumbers made of other numbers
   void AddRun(float run_least, float run_greatest);  // after its numbers and channels
   void AddChannels(std::span<const float> greatest_of_each);

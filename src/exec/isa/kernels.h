@@ -36,6 +36,13 @@ struct Window {
   int64_t kernel_size() const { return kernel[0] * kernel[1] * kernel[2]; }
 };
 
+// What some numbers are like.
+struct NumbersSummary {
+  double sum = 0, sum_of_squares = 0;  // in a fixed order; the latter is finite if all numbers are
+  float least = 0, greatest = 0;
+  float least_magnitude = 0;  // of those that are not zero; infinite if all are
+};
+
 struct IsaKernels {
   const char* name;  // "v1", "v3"; "generic" on other processors than x86-64
 
@@ -68,6 +75,12 @@ struct IsaKernels {
 
   void (*mean_and_variance)(const float* x, int64_t count, double* mean, double* variance);
   double (*sum_of_squares)(const float* x, int64_t count);
+  void (*summarize)(const float* x, int64_t count, NumbersSummary* summary);
+  // The greatest |x|, 0 if there is none; NaNs are passed over.
+  float (*greatest_magnitude)(const float* x, int64_t count);
+  // Element by element: most = max(most, |x|); sums += x * x.
+  void (*keep_greatest_magnitudes)(const float* x, int64_t count, float* most);
+  void (*add_squares)(const float* x, int64_t count, double* sums);
   // out = (x - mean) * scale * gamma + beta, element by element; gamma and beta may be null.
   void (*normalize)(const float* x, int64_t count, double mean, float scale, const float* gamma,
                     const float* beta, float* out);

@@ -440,6 +440,102 @@ void MeanAndVariance(const float* x, int64_t count, double* mean, double* varian
   *variance = SumOfSquaresFrom(x, count, *mean) / static_cast<double>(count);
 }
 
+// Vectors by hand, where compilers do not find them.
+#ifdef __AVX__
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+using FloatVector = float __attribute__((vector_size(4 * kWidth)));
+using IntVector = int32_t __attribute__((vector_size(4 * kWidth)));
+using HalfVector = float __attribute__((vector_size(2 * kWidth)));  // half as many floats
+using DoubleVector = double __attribute__((vector_size(4 * kWidth)));
+
+template <typename Vector>
+CMLC_INLINE Vector Load(const float* x) {
+  Vector vector;
+  __builtin_memcpy(&vector, x, sizeof vector);
+  return vector;
+}
+CMLC_INLINE FloatVector Magnitudes(FloatVector numbers) {
+  return (FloatVector)((IntVector)numbers & 0x7fffffff);
+}
+CMLC_INLINE FloatVector Lesser(FloatVector a, FloatVector b) { return a < b ? a : b; }
+CMLC_INLINE FloatVector Greater(FloatVector a, FloatVector b) { return a > b ? a : b; }
+
+void Summarize(const float* x, int64_t count, NumbersSummary* summary) {
+  constexpr int kVectors = kLanes / (kWidth / 2);
+  const float infinity = __builtin_inff();
+  DoubleVector sums[kVectors] = {}, squares[kVectors] = {};
+  const FloatVector infinities = infinity - FloatVector{};
+  FloatVector lows = infinities, highs = -infinities, magnitudes = infinities;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int v = 0; v < kVectors; ++v) {
+      const DoubleVector wide =
+          __builtin_convertvector(Load<HalfVector>(x + i + kWidth / 2 * v), DoubleVector);
+      sums[v] += wide;
+      squares[v] += wide * wide;
+    }
+    for (int v = 0; v < kLanes / kWidth; ++v) {
+      const FloatVector numbers = Load<FloatVector>(x + i + kWidth * v);
+      lows = Lesser(numbers, lows);
+      highs = Greater(numbers, highs);
+      const FloatVector sizes = Magnitudes(numbers);
+      magnitudes = Lesser(sizes == 0 ? infinities : sizes, magnitudes);
+    }
+  }
+  double sum_lanes[kLanes], square_lanes[kLanes];
+  __builtin_memcpy(sum_lanes, sums, sizeof sums);
+  __builtin_memcpy(square_lanes, squares, sizeof squares);
+  float low = infinity, high = -infinity, magnitude = infinity;
+  const auto take = [&](float least, float greatest, float size) {
+    low = least < low ? least : low;
+    high = greatest > high ? greatest : high;
+    magnitude = size < magnitude ? size : magnitude;
+  };
+  for (int lane = 0; lane < kWidth; ++lane) take(lows[lane], highs[lane], magnitudes[lane]);
+  for (int lane = 0; i < count; ++i, ++lane) {
+    const double wide = static_cast<double>(x[i]);
+    sum_lanes[lane] += wide;
+    square_lanes[lane] += wide * wide;
+    take(x[i], x[i], x[i] == 0 ? infinity : __builtin_fabsf(x[i]));
+  }
+  summary->sum = Total(sum_lanes);
+  summary->sum_of_squares = Total(square_lanes);
+  summary->least = low;
+  summary->greatest = high;
+  summary->least_magnitude = magnitude;
+}
+
+float GreatestMagnitude(const float* x, int64_t count) {
+  FloatVector first = {}, second = {};
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= count; i += 2 * kWidth) {
+    first = Greater(Magnitudes(Load<FloatVector>(x + i)), first);
+    second = Greater(Magnitudes(Load<FloatVector>(x + i + kWidth)), second);
+  }
+  first = Greater(first, second);
+  float most = 0;
+  for (int lane = 0; lane < kWidth; ++lane) most = first[lane] > most ? first[lane] : most;
+  for (; i < count; ++i) most = __builtin_fabsf(x[i]) > most ? __builtin_fabsf(x[i]) : most;
+  return most;
+}
+
+void KeepGreatestMagnitudes(const float* __restrict x, int64_t count, float* __restrict most) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float magnitude = __builtin_fabsf(x[i]);
+    most[i] = magnitude > most[i] ? magnitude : most[i];
+  }
+}
+
+void AddSquares(const float* __restrict x, int64_t count, double* __restrict sums) {
+  for (int64_t i = 0; i < count; ++i) {
+    const double wide = static_cast<double>(x[i]);
+    sums[i] += wide * wide;
+  }
+}
+
 // A mean in two parts: numbers that are close to a large mean lose nothing that way.
 CMLC_INLINE float Upper(double mean) { return static_cast<float>(mean); }
 CMLC_INLINE float Lower(double mean) {
@@ -525,6 +621,10 @@ constexpr IsaKernels kKernels = {
     .window_sum_of_squares = Pool<SumOfSquaresOf>,
     .mean_and_variance = MeanAndVariance,
     .sum_of_squares = SumOfSquares,
+    .summarize = Summarize,
+    .greatest_magnitude = GreatestMagnitude,
+    .keep_greatest_magnitudes = KeepGreatestMagnitudes,
+    .add_squares = AddSquares,
     .normalize = Normalize,
     .scale_and_shift = ScaleAndShift,
     .softmax = Softmax,
