@@ -44,6 +44,8 @@ class Preparer {
 
   Executable& out_;
   TensorStore& store_;
+  // Outputs of constexprs that nothing but constexprs read: links of a chain.
+  std::set<std::pair<const Operation*, size_t>> links_;
   std::vector<Scope> scopes_;
   size_t depth_ = 0;
 };
@@ -218,8 +220,9 @@ Status Preparer::Constant(const Operation& op) {
     Value value;
     value.kind = Value::Kind::kTensor;
     if (declared) value.dtype = declared->tensor.dtype;
-    // Masks and codes between the links of a chain are no values of the program.
-    if (IsFloat(value.dtype)) {
+    // What lies between the links of a chain, masks, codes, values of sparse elements, is no value
+    // of the program.
+    if (IsFloat(value.dtype) && !links_.contains({&op, i})) {
       CMLC_ASSIGN_OR_RETURN(std::unique_ptr<TensorReader> reader,
                             MakeReader(op, i, *out_.index_, store_));
       value.dtype = reader->dtype();
@@ -371,6 +374,11 @@ void Preparer::MarkDead(Plan& plan, const std::vector<Slot>& own_inputs) {
 }
 
 Status Preparer::Prepare() {
+  for (const Definition& definition : out_.index_->definitions())
+    if (IsConstexpr(*definition.op) && !definition.uses.empty() &&
+        std::all_of(definition.uses.begin(), definition.uses.end(),
+                    [](const Use& use) { return use.op != nullptr && IsConstexpr(*use.op); }))
+      links_.emplace(definition.op, definition.output);
   CMLC_RETURN_IF_ERROR(CheckOps());
   CMLC_RETURN_IF_ERROR(PlanOf(*out_.block_, true, out_.plan_));
   std::vector<bool> needed(out_.slot_count_, false);
