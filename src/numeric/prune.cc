@@ -77,6 +77,12 @@ inline constexpr PairsOfBytes kPairsOfBytes;
 constexpr size_t kPlaces = 16;
 constexpr size_t kPart = 512;
 
+// Values that are looked at by several kernels, one after the other, while they are in the
+// first-level cache.
+constexpr size_t kChunk = 4096;
+// The hardware's own prefetching stops at page ends.
+constexpr size_t kPrefetchBytes = 4096;
+
 }  // namespace cmlc::numeric
 #endif
 
@@ -108,6 +114,13 @@ HWY_INLINE void StoreLanes(D d, M mask, size_t lane, uint8_t* word) {
   }
 }
 
+// Prefetches what is so far behind 64 values.
+template <typename T>
+HWY_INLINE void Prefetch64(const T* values) {
+  const char* first = reinterpret_cast<const char*>(values) + kPrefetchBytes;
+  for (size_t i = 0; i < 64 * sizeof(T); i += 64) __builtin_prefetch(first + i);
+}
+
 // T is the signed integer of a value's size.
 template <typename T>
 constexpr T kMagnitude = static_cast<T>(hwy::LimitsMax<T>());
@@ -125,7 +138,10 @@ void MaskAbove(const T* values, size_t count, T limit, uint8_t* bits) {
     }
   };
   size_t i = 0;
-  for (; i + 64 <= count; i += 64) one_word(values + i, bits + i / 8);
+  for (; i + 64 <= count; i += 64) {
+    Prefetch64(values + i);
+    one_word(values + i, bits + i / 8);
+  }
   if (i < count) {
     HWY_ALIGN T rest[64] = {};
     std::memcpy(rest, values + i, (count - i) * sizeof(T));
@@ -142,9 +158,10 @@ void MaskAbove32(const int32_t* values, size_t count, int32_t limit, uint8_t* bi
   MaskAbove(values, count, limit, bits);
 }
 
-// The same, but of the values whose magnitude is `limit` all but the first `ties` stay.
+// The same, but of the values whose magnitude is `limit` all but the first `ties` stay. Returns how
+// many of those there were not.
 template <typename T>
-void MaskCut(const T* values, size_t count, T limit, uint64_t ties, uint8_t* bits) {
+uint64_t MaskCut(const T* values, size_t count, T limit, uint64_t ties, uint8_t* bits) {
   const UpTo64<T> d;
   const size_t lanes = hn::Lanes(d);
   const auto magnitude = hn::Set(d, kMagnitude<T>);
@@ -166,7 +183,10 @@ void MaskCut(const T* values, size_t count, T limit, uint64_t ties, uint8_t* bit
     }
   };
   size_t i = 0;
-  for (; i + 64 <= count; i += 64) one_word(values + i, 64, bits + i / 8);
+  for (; i + 64 <= count; i += 64) {
+    Prefetch64(values + i);
+    one_word(values + i, 64, bits + i / 8);
+  }
   if (i < count) {
     HWY_ALIGN T rest[64] = {};
     std::memcpy(rest, values + i, (count - i) * sizeof(T));
@@ -175,46 +195,64 @@ void MaskCut(const T* values, size_t count, T limit, uint64_t ties, uint8_t* bit
     word &= (uint64_t{1} << (count - i)) - 1;
     std::memcpy(bits + i / 8, &word, (count - i + 7) / 8);
   }
+  return ties;
 }
-void MaskCut16(const int16_t* values, size_t count, int16_t limit, uint64_t ties, uint8_t* bits) {
-  MaskCut(values, count, limit, ties, bits);
+uint64_t MaskCut16(const int16_t* values, size_t count, int16_t limit, uint64_t ties,
+                   uint8_t* bits) {
+  return MaskCut(values, count, limit, ties, bits);
 }
-void MaskCut32(const int32_t* values, size_t count, int32_t limit, uint64_t ties, uint8_t* bits) {
-  MaskCut(values, count, limit, ties, bits);
+uint64_t MaskCut32(const int32_t* values, size_t count, int32_t limit, uint64_t ties,
+                   uint8_t* bits) {
+  return MaskCut(values, count, limit, ties, bits);
 }
 
 // Returns how many magnitudes are below `low`, and adds to counts[m - low] for each magnitude m
 // from `low` to `high`, which are few. All must be below 0x7fff.
+//
+// Of a chunk the mask of those between goes to memory first. Whether a word of it has any is
+// anyone's guess, so the first two are taken in any case, and only what is beyond costs a branch.
 uint64_t CountBetween(const int16_t* values, size_t count, int16_t low, int16_t high,
                       uint32_t* counts) {
   const UpTo64<int16_t> d;
   const size_t lanes = hn::Lanes(d);
   const auto magnitude = hn::Set(d, kMagnitude<int16_t>);
   const auto least = hn::Set(d, low), end = hn::Set(d, static_cast<int16_t>(high + 1));
+  HWY_ALIGN uint8_t between[kChunk / 8];
+  int16_t found[kChunk + 2];
+  HWY_ALIGN int16_t parts[64];
   uint64_t below = 0;
   size_t i = 0;
-  while (i + lanes <= count) {
-    // As many as 16 bits can count.
-    const size_t stop = std::min(count, i + 32000 * lanes);
+  while (i + 64 <= count) {
+    const size_t words = std::min(count - i, kChunk) / 64;
     auto sum = hn::Zero(d);
-    for (; i + lanes <= stop; i += lanes) {
-      const auto value = hn::And(hn::LoadU(d, values + i), magnitude);
-      const auto lower = hn::Lt(value, least);
-      sum = hn::Sub(sum, hn::VecFromMask(d, lower));
-      const auto between = hn::AndNot(lower, hn::Lt(value, end));
-      if (hn::AllFalse(d, between)) continue;
-      uint8_t bytes[8] = {};
-      hn::StoreMaskBits(d, between, bytes);
-      uint64_t bits = 0;
-      std::memcpy(&bits, bytes, 8);
-      for (; bits != 0; bits &= bits - 1) {
-        const size_t at = i + hwy::Num0BitsBelowLS1Bit_Nonzero64(bits);
-        ++counts[(values[at] & kMagnitude<int16_t>)-low];
+    for (size_t w = 0; w < words; ++w) {
+      const int16_t* from = values + i + 64 * w;
+      Prefetch64(from);
+      for (size_t lane = 0; lane < 64; lane += lanes) {
+        const auto value = hn::And(hn::LoadU(d, from + lane), magnitude);
+        const auto lower = hn::Lt(value, least);
+        sum = hn::Sub(sum, hn::VecFromMask(d, lower));
+        StoreLanes(d, hn::AndNot(lower, hn::Lt(value, end)), lane, between + 8 * w);
       }
     }
-    HWY_ALIGN int16_t parts[64];
     hn::Store(sum, d, parts);
     for (size_t lane = 0; lane < lanes; ++lane) below += static_cast<uint16_t>(parts[lane]);
+    size_t taken = 0;
+    for (size_t w = 0; w < words; ++w) {
+      const int16_t* from = values + i + 64 * w;
+      uint64_t bits = 0;
+      std::memcpy(&bits, between + 8 * w, 8);
+      const size_t ones = hwy::PopCount(bits);
+      // With a bit that stands for nothing where there is none; it is behind those of the word.
+      for (size_t k = 0; k < 2; ++k, bits &= bits - 1)
+        found[taken + k] = from[hwy::Num0BitsBelowLS1Bit_Nonzero64(bits | uint64_t{1} << 63)];
+      if (ones > 2)
+        for (size_t k = 2; k < ones; ++k, bits &= bits - 1)
+          found[taken + k] = from[hwy::Num0BitsBelowLS1Bit_Nonzero64(bits)];
+      taken += ones;
+    }
+    for (size_t k = 0; k < taken; ++k) ++counts[(found[k] & kMagnitude<int16_t>)-low];
+    i += 64 * words;
   }
   for (; i < count; ++i) {
     const auto value = static_cast<int16_t>(values[i] & kMagnitude<int16_t>);
@@ -261,31 +299,33 @@ HWY_INLINE hn::Vec<D> Widen(D d, const uint16_t* from) {
 // Adds the squares of up to kPart values to sums[0 .. kPlaces), and those of the values that go, by
 // the mask, to sums[kPlaces ..). The count is a multiple of kPlaces.
 void AddSquaresOfPart(const uint16_t* values, size_t count, const uint8_t* bits, double* sums) {
-  const hn::CappedTag<uint16_t, kPlaces> d16;
-  const hn::CappedTag<float, kPlaces> d;
-  const size_t lanes16 = hn::Lanes(d16), lanes = hn::Lanes(d);
-  HWY_ALIGN uint16_t left[kPart];  // 0 where a value stays
-  for (size_t i = 0; i < count; i += lanes16) {
-    uint8_t bytes[8] = {};
-    if (lanes16 < 8)
-      bytes[0] = static_cast<uint8_t>(bits[i / 8] >> (i % 8));
-    else
-      std::memcpy(bytes, bits + i / 8, lanes16 / 8);
-    const auto stays = hn::LoadMaskBits(d16, bytes);
-    hn::Store(hn::IfThenZeroElse(stays, hn::LoadU(d16, values + i)), d16, left + i);
-  }
   // Squares of fp16 are exact in fp32, and the sums are short.
   HWY_ALIGN float all[kPlaces];
   HWY_ALIGN float gone[kPlaces];
-  for (size_t at = 0; at < kPlaces; at += lanes) {
-    auto sum = hn::Zero(d), sum_gone = hn::Zero(d);
+  const hn::CappedTag<float, 8> d;
+  const hn::RebindToUnsigned<decltype(d)> du;
+  const size_t lanes = hn::Lanes(d);
+  HWY_ALIGN static constexpr uint32_t kBits[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+  const auto bit = hn::Load(du, kBits);
+  const auto add = [&](size_t i, auto& sum, auto& sum_gone) HWY_ATTR {
+    const auto value = Widen(d, values + i);
+    const auto square = hn::Mul(value, value);
+    const auto byte = hn::Set(du, uint32_t{bits[i / 8]} >> (i % 8));
+    const auto goes = hn::Eq(hn::And(byte, bit), hn::Zero(du));
+    sum = hn::Add(sum, square);
+    sum_gone = hn::Add(sum_gone, hn::IfThenElseZero(hn::RebindMask(d, goes), square));
+  };
+  // Four sums that do not wait for each other.
+  for (size_t at = 0; at < kPlaces; at += 2 * lanes) {
+    auto sum0 = hn::Zero(d), sum1 = hn::Zero(d), gone0 = hn::Zero(d), gone1 = hn::Zero(d);
     for (size_t i = at; i < count; i += kPlaces) {
-      const auto value = Widen(d, values + i), other = Widen(d, left + i);
-      sum = hn::Add(sum, hn::Mul(value, value));
-      sum_gone = hn::Add(sum_gone, hn::Mul(other, other));
+      add(i, sum0, gone0);
+      add(i + lanes, sum1, gone1);
     }
-    hn::Store(sum, d, all + at);
-    hn::Store(sum_gone, d, gone + at);
+    hn::Store(sum0, d, all + at);
+    hn::Store(sum1, d, all + at + lanes);
+    hn::Store(gone0, d, gone + at);
+    hn::Store(gone1, d, gone + at + lanes);
   }
   for (size_t i = 0; i < kPlaces; ++i) {
     sums[i] += static_cast<double>(all[i]);
@@ -300,9 +340,9 @@ void AddSquaresOfPart(const float* values, size_t count, const uint8_t* bits, do
   }
 }
 
+// The same for any count; only the last of several calls may have one that is no multiple of kPart.
 template <typename T>
-void SquaresOf(const T* values, size_t count, const uint8_t* bits, double* all, double* gone) {
-  HWY_ALIGN double sums[2 * kPlaces] = {};
+void AddSquaresOf(const T* values, size_t count, const uint8_t* bits, double* sums) {
   const size_t whole = count / kPlaces * kPlaces;
   for (size_t i = 0; i < whole; i += kPart)
     AddSquaresOfPart(values + i, std::min(kPart, whole - i), bits + i / 8, sums);
@@ -313,21 +353,12 @@ void SquaresOf(const T* values, size_t count, const uint8_t* bits, double* all, 
     std::memcpy(padded_bits, bits + whole / 8, (count - whole + 7) / 8);
     AddSquaresOfPart(padded, kPlaces, padded_bits, sums);
   }
-  for (size_t half = kPlaces / 2; half > 0; half /= 2)
-    for (size_t i = 0; i < half; ++i) {
-      sums[i] += sums[i + half];
-      sums[kPlaces + i] += sums[kPlaces + i + half];
-    }
-  *all = sums[0];
-  *gone = sums[kPlaces];
 }
-void SquaresOf16(const uint16_t* values, size_t count, const uint8_t* bits, double* all,
-                 double* gone) {
-  SquaresOf(values, count, bits, all, gone);
+void AddSquares16(const uint16_t* values, size_t count, const uint8_t* bits, double* sums) {
+  AddSquaresOf(values, count, bits, sums);
 }
-void SquaresOf32(const float* values, size_t count, const uint8_t* bits, double* all,
-                 double* gone) {
-  SquaresOf(values, count, bits, all, gone);
+void AddSquares32(const float* values, size_t count, const uint8_t* bits, double* sums) {
+  AddSquaresOf(values, count, bits, sums);
 }
 
 // `tile` has m rows, `stride` apart, of 64 * words columns. In each column the n values of least
@@ -512,6 +543,7 @@ size_t Compress(const T* values, size_t count, const uint8_t* bits, T* out) {
   for (; i + 64 <= count; i += 64) {
     uint64_t word = 0;
     std::memcpy(&word, bits + i / 8, 8);
+    Prefetch64(values + i);
     taken += CompressWord(values + i, word, out + taken);
   }
   if (i < count) {
@@ -550,8 +582,8 @@ HWY_EXPORT(MaskCut16);
 HWY_EXPORT(MaskCut32);
 HWY_EXPORT(CountBetween);
 HWY_EXPORT(Ones);
-HWY_EXPORT(SquaresOf16);
-HWY_EXPORT(SquaresOf32);
+HWY_EXPORT(AddSquares16);
+HWY_EXPORT(AddSquares32);
 HWY_EXPORT(KeepInColumns16);
 HWY_EXPORT(KeepInColumns32);
 HWY_EXPORT(KeepInGroups16);
@@ -567,8 +599,6 @@ namespace {
 constexpr uint64_t kSelected = 16384;
 // fp32 magnitudes are counted by this many high bits, then by the other 15.
 constexpr int kLowBits = 15;
-// How many values are looked at a time where values of one magnitude go in part.
-constexpr size_t kChunk = 4096;
 
 // A tile has about so many values, and rows of no more than so many.
 constexpr uint64_t kTileValues = 65536;
@@ -592,15 +622,21 @@ void MaskAbove(std::span<const float> values, int32_t limit, uint8_t* bits) {
   HWY_DYNAMIC_DISPATCH(MaskAbove32)
   (reinterpret_cast<const int32_t*>(values.data()), values.size(), limit, bits);
 }
-// Of the values whose magnitude is `limit` all but the first `ties` stay.
-void MaskCut(std::span<const uint16_t> values, int32_t limit, uint64_t ties, uint8_t* bits) {
-  HWY_DYNAMIC_DISPATCH(MaskCut16)
-  (reinterpret_cast<const int16_t*>(values.data()), values.size(), static_cast<int16_t>(limit),
-   ties, bits);
+// Of the values whose magnitude is `limit` all but the first `ties` stay. Returns how many of those
+// there were not.
+uint64_t MaskCut(std::span<const uint16_t> values, int32_t limit, uint64_t ties, uint8_t* bits) {
+  return HWY_DYNAMIC_DISPATCH(MaskCut16)(reinterpret_cast<const int16_t*>(values.data()),
+                                         values.size(), static_cast<int16_t>(limit), ties, bits);
 }
-void MaskCut(std::span<const float> values, int32_t limit, uint64_t ties, uint8_t* bits) {
-  HWY_DYNAMIC_DISPATCH(MaskCut32)
-  (reinterpret_cast<const int32_t*>(values.data()), values.size(), limit, ties, bits);
+uint64_t MaskCut(std::span<const float> values, int32_t limit, uint64_t ties, uint8_t* bits) {
+  return HWY_DYNAMIC_DISPATCH(MaskCut32)(reinterpret_cast<const int32_t*>(values.data()),
+                                         values.size(), limit, ties, bits);
+}
+void AddSquares(std::span<const uint16_t> values, const uint8_t* bits, double* sums) {
+  HWY_DYNAMIC_DISPATCH(AddSquares16)(values.data(), values.size(), bits, sums);
+}
+void AddSquares(std::span<const float> values, const uint8_t* bits, double* sums) {
+  HWY_DYNAMIC_DISPATCH(AddSquares32)(values.data(), values.size(), bits, sums);
 }
 void KeepInColumns(const uint16_t* tile, size_t stride, size_t words, size_t n, size_t m,
                    uint64_t* keep) {
@@ -677,13 +713,68 @@ Status VisitAll(const ValueSource<T>& source, ThreadPool& pool, const Visit& vis
       source, pool, [](size_t) { return true; }, visit);
 }
 
-template <typename T>
-Result<Mask> MaskAllAbove(const ValueSource<T>& source, int32_t limit, ThreadPool& pool) {
+// Goes over some values with a mask, a chunk at a time: calls make(chunk, its bits) and adds up
+// squares by the bits that it made.
+template <typename T, typename Byte, typename Make>
+PrunedSquares SquaresBy(std::span<const T> values, Byte* bits, const Make& make) {
+  std::array<double, 2 * kPlaces> sums = {};
+  static_assert(kChunk % kPart == 0);
+  for (size_t i = 0; i < values.size(); i += kChunk) {
+    const std::span<const T> chunk = values.subspan(i, std::min(kChunk, values.size() - i));
+    make(chunk, bits + i / 8);
+    AddSquares(chunk, bits + i / 8, sums.data());
+  }
+  for (size_t half = kPlaces / 2; half > 0; half /= 2)
+    for (size_t i = 0; i < half; ++i) {
+      sums[i] += sums[i + half];
+      sums[kPlaces + i] += sums[kPlaces + i + half];
+    }
+  return {.all = sums[0], .gone = sums[kPlaces]};
+}
+
+// Makes a mask a chunk at a time by calls of make(piece, chunk, bits), and squares if wanted.
+template <typename T, typename Make>
+Result<Mask> MaskAll(const ValueSource<T>& source, ThreadPool& pool,
+                     std::vector<PrunedSquares>* squares, const Make& make) {
   Mask mask = AllGo(source.count());
+  if (squares != nullptr) squares->assign(source.pieces(), {});
   CMLC_RETURN_IF_ERROR(
-      VisitAll(source, pool, [&](size_t, size_t, uint64_t first, std::span<const T> values) {
-        MaskAbove(values, limit, mask.bits.data() + first / 8);
+      VisitAll(source, pool, [&](size_t piece, size_t, uint64_t first, std::span<const T> values) {
+        uint8_t* bits = mask.bits.data() + first / 8;
+        const auto make_some = [&](std::span<const T> some, uint8_t* to) { make(piece, some, to); };
+        if (squares == nullptr)
+          make_some(values, bits);
+        else
+          (*squares)[piece] = SquaresBy(values, bits, make_some);
       }));
+  return mask;
+}
+
+template <typename T>
+Result<Mask> MaskAllAbove(const ValueSource<T>& source, int32_t limit, ThreadPool& pool,
+                          std::vector<PrunedSquares>* squares) {
+  return MaskAll(source, pool, squares, [&](size_t, std::span<const T> values, uint8_t* bits) {
+    MaskAbove(values, limit, bits);
+  });
+}
+
+// Of a mask that was made without them.
+template <typename T>
+Status SquaresOfMask(const ValueSource<T>& source, const Mask& mask, ThreadPool& pool,
+                     std::vector<PrunedSquares>& squares) {
+  CMLC_CHECK(mask.count == source.count());
+  squares.assign(source.pieces(), {});
+  return VisitAll(source, pool,
+                  [&](size_t piece, size_t, uint64_t first, std::span<const T> values) {
+                    squares[piece] = SquaresOfPruned(values, mask.bits.data() + first / 8);
+                  });
+}
+
+// The same for a mask in which all values stay, or all go.
+template <typename T>
+Result<Mask> WithSquares(Mask mask, const ValueSource<T>& source, ThreadPool& pool,
+                         std::vector<PrunedSquares>* squares) {
+  if (squares != nullptr) CMLC_RETURN_IF_ERROR(SquaresOfMask(source, mask, pool, *squares));
   return mask;
 }
 
@@ -738,18 +829,20 @@ Result<DigitCounts> CountDigits(const ValueSource<T>& source, ThreadPool& pool, 
 // then cost two comparisons in a vector. Nothing if it does not lie there.
 Result<std::optional<Cut>> FindCutBetween(const ValueSource<uint16_t>& source, uint64_t remove,
                                           ThreadPool& pool) {
-  // Every so many values a run of them is looked at, of up to three pieces.
-  constexpr size_t kRun = 1024;
-  constexpr size_t kEvery = 16 * kRun;
-  // The share of all values on either side of the cut that should be in the bracket.
-  constexpr double kMargin = 0.006;
+  // One of so many runs of values is looked at, of up to three pieces. Runs are short, and their
+  // distance is odd so that they are not always the same places of rows: rows and columns have
+  // scales of their own.
+  constexpr size_t kRun = 64;
+  constexpr uint64_t kWanted = 65536;
+  const auto every =
+      static_cast<size_t>(kRun * (std::clamp<uint64_t>(source.count() / kWanted, 4, 64) | 1));
   std::vector<uint32_t> patterns(kHalfPatterns, 0);
   std::set<size_t> looked_at;
   for (const size_t piece : {size_t{0}, source.pieces() / 2, source.pieces() - 1})
     if (looked_at.insert(piece).second)
       // If it cannot be read, counting will say so, for the first piece of which that is true.
       static_cast<void>(source.Visit(piece, [&](uint64_t, std::span<const uint16_t> values) {
-        for (size_t i = 0; i < values.size(); i += kEvery)
+        for (size_t i = 0; i < values.size(); i += every)
           CountHalves(values.subspan(i, std::min(kRun, values.size() - i)), patterns.data());
       }));
   constexpr size_t kMagnitudes = kHalfPatterns / 2;
@@ -759,7 +852,11 @@ Result<std::optional<Cut>> FindCutBetween(const ValueSource<uint16_t>& source, u
     return static_cast<uint64_t>(std::max(share, 0.0) * static_cast<double>(seen));
   };
   const double share = static_cast<double>(remove) / static_cast<double>(source.count());
-  const uint64_t lowest = at(share - kMargin), highest = at(share + kMargin);
+  // The share of all values on either side of the cut that should be in the bracket: four times
+  // what so many independent ones deviate by.
+  const double margin =
+      std::max(0.008, 2 / std::sqrt(static_cast<double>(std::max<uint64_t>(seen, 1))));
+  const uint64_t lowest = at(share - margin), highest = at(share + margin);
   size_t low = 0;
   uint64_t below = 0;
   for (; low < kMagnitudes - 2 && below + patterns[low] <= lowest; ++low) below += patterns[low];
@@ -874,14 +971,16 @@ Result<Cut> SelectCut(const ValueSource<T>& source, uint64_t remove) {
 
 template <typename T>
 Result<Mask> BySparsity(const ValueSource<T>& source, uint64_t remove, bool zeros_go,
-                        ThreadPool& pool) {
+                        ThreadPool& pool, std::vector<PrunedSquares>* squares) {
   const uint64_t count = source.count();
-  if (remove == 0) return zeros_go ? MaskAllAbove(source, 0, pool) : AllStay(count);
-  if (remove >= count) return AllGo(count);
+  if (remove == 0 && zeros_go) return MaskAllAbove(source, 0, pool, squares);
+  if (remove == 0) return WithSquares(AllStay(count), source, pool, squares);
+  if (remove >= count) return WithSquares(AllGo(count), source, pool, squares);
   CMLC_ASSIGN_OR_RETURN(
       Cut cut, count <= kSelected ? SelectCut(source, remove) : FindCut(source, remove, pool));
   const auto limit = static_cast<int32_t>(cut.magnitude);
-  if (cut.ties == cut.equal || (zeros_go && limit == 0)) return MaskAllAbove(source, limit, pool);
+  if (cut.ties == cut.equal || (zeros_go && limit == 0))
+    return MaskAllAbove(source, limit, pool, squares);
 
   struct Piece {
     uint64_t first = 0;
@@ -912,12 +1011,10 @@ Result<Mask> BySparsity(const ValueSource<T>& source, uint64_t remove, bool zero
     piece->ties = std::min(left, piece->equal);
     left -= piece->ties;
   }
-  Mask mask = AllGo(count);
-  CMLC_RETURN_IF_ERROR(
-      VisitAll(source, pool, [&](size_t piece, size_t, uint64_t first, std::span<const T> values) {
-        MaskCut(values, limit, pieces[piece].ties, mask.bits.data() + first / 8);
-      }));
-  return mask;
+  return MaskAll(source, pool, squares,
+                 [&](size_t piece, std::span<const T> values, uint8_t* bits) {
+                   pieces[piece].ties = MaskCut(values, limit, pieces[piece].ties, bits);
+                 });
 }
 
 // --- Structures ---------------------------------------------------------------------------------
@@ -1463,23 +1560,25 @@ Status ClearZerosOf(const ValueSource<T>& source, Mask& mask, ThreadPool& pool) 
 
 uint64_t Mask::ones() const { return CountOnes(bits.data(), bits.size()); }
 
-Result<Mask> MaskByThreshold(const ValueSource<uint16_t>& source, float threshold,
-                             ThreadPool& pool) {
-  if (!(threshold >= 0)) return AllStay(source.count());
-  return MaskAllAbove(source, static_cast<int32_t>(MagnitudeOf(FloatToHalf(threshold))), pool);
+Result<Mask> MaskByThreshold(const ValueSource<uint16_t>& source, float threshold, ThreadPool& pool,
+                             std::vector<PrunedSquares>* squares) {
+  if (!(threshold >= 0)) return WithSquares(AllStay(source.count()), source, pool, squares);
+  return MaskAllAbove(source, static_cast<int32_t>(MagnitudeOf(FloatToHalf(threshold))), pool,
+                      squares);
 }
-Result<Mask> MaskByThreshold(const ValueSource<float>& source, float threshold, ThreadPool& pool) {
-  if (!(threshold >= 0)) return AllStay(source.count());
-  return MaskAllAbove(source, static_cast<int32_t>(MagnitudeOf(threshold)), pool);
+Result<Mask> MaskByThreshold(const ValueSource<float>& source, float threshold, ThreadPool& pool,
+                             std::vector<PrunedSquares>* squares) {
+  if (!(threshold >= 0)) return WithSquares(AllStay(source.count()), source, pool, squares);
+  return MaskAllAbove(source, static_cast<int32_t>(MagnitudeOf(threshold)), pool, squares);
 }
 
 Result<Mask> MaskBySparsity(const ValueSource<uint16_t>& source, uint64_t remove, bool zeros_go,
-                            ThreadPool& pool) {
-  return BySparsity(source, remove, zeros_go, pool);
+                            ThreadPool& pool, std::vector<PrunedSquares>* squares) {
+  return BySparsity(source, remove, zeros_go, pool, squares);
 }
 Result<Mask> MaskBySparsity(const ValueSource<float>& source, uint64_t remove, bool zeros_go,
-                            ThreadPool& pool) {
-  return BySparsity(source, remove, zeros_go, pool);
+                            ThreadPool& pool, std::vector<PrunedSquares>* squares) {
+  return BySparsity(source, remove, zeros_go, pool, squares);
 }
 
 Status ClearZeros(const ValueSource<uint16_t>& source, Mask& mask, ThreadPool& pool) {
@@ -1518,16 +1617,19 @@ size_t CompressKept(std::span<const float> values, const uint8_t* mask_bits, flo
 }
 
 PrunedSquares SquaresOfPruned(std::span<const uint16_t> values, const uint8_t* mask_bits) {
-  PrunedSquares squares;
-  HWY_DYNAMIC_DISPATCH(SquaresOf16)
-  (values.data(), values.size(), mask_bits, &squares.all, &squares.gone);
-  return squares;
+  return SquaresBy(values, mask_bits, [](std::span<const uint16_t>, const uint8_t*) {});
 }
 PrunedSquares SquaresOfPruned(std::span<const float> values, const uint8_t* mask_bits) {
-  PrunedSquares squares;
-  HWY_DYNAMIC_DISPATCH(SquaresOf32)
-  (values.data(), values.size(), mask_bits, &squares.all, &squares.gone);
-  return squares;
+  return SquaresBy(values, mask_bits, [](std::span<const float>, const uint8_t*) {});
+}
+
+Status SquaresOfPieces(const ValueSource<uint16_t>& source, const Mask& mask, ThreadPool& pool,
+                       std::vector<PrunedSquares>& squares) {
+  return SquaresOfMask(source, mask, pool, squares);
+}
+Status SquaresOfPieces(const ValueSource<float>& source, const Mask& mask, ThreadPool& pool,
+                       std::vector<PrunedSquares>& squares) {
+  return SquaresOfMask(source, mask, pool, squares);
 }
 
 MaskIndex::MaskIndex(const Mask& mask) : mask_(mask), before_{0} {

@@ -64,24 +64,33 @@ class SpanReader final : public RangeReader<T> {
   std::span<const T> values_;
 };
 
+// Sums of squares: of all values, and of those that go. That of all values is infinite or not a
+// number if, and only if, a value is.
+struct PrunedSquares {
+  double all = 0;
+  double gone = 0;
+};
+
 // --- Single values ------------------------------------------------------------------------------
 
 // In what follows every piece of a source starts at a multiple of 8 values. An error is one that
-// the source handed up.
+// the source handed up. `squares`, unless it is null, gets the squares of each piece: while values
+// are at hand they cost less than SquaresOfPieces, which finds the same.
 
 // Values with |value| <= threshold go. For fp16 the threshold is rounded to fp16 first, as
 // coremltools compares in the weight's type. If it is negative or NaN, all values stay.
-Result<Mask> MaskByThreshold(const ValueSource<uint16_t>& source, float threshold,
-                             ThreadPool& pool);
-Result<Mask> MaskByThreshold(const ValueSource<float>& source, float threshold, ThreadPool& pool);
+Result<Mask> MaskByThreshold(const ValueSource<uint16_t>& source, float threshold, ThreadPool& pool,
+                             std::vector<PrunedSquares>* squares = nullptr);
+Result<Mask> MaskByThreshold(const ValueSource<float>& source, float threshold, ThreadPool& pool,
+                             std::vector<PrunedSquares>* squares = nullptr);
 
 // The `remove` values of least magnitude go, of equal ones those that come first in the tensor:
 // exactly so many (coremltools removes all ties at its percentile), or all if they are fewer. With
 // `zeros_go` no zero stays, even if that makes more.
 Result<Mask> MaskBySparsity(const ValueSource<uint16_t>& source, uint64_t remove, bool zeros_go,
-                            ThreadPool& pool);
+                            ThreadPool& pool, std::vector<PrunedSquares>* squares = nullptr);
 Result<Mask> MaskBySparsity(const ValueSource<float>& source, uint64_t remove, bool zeros_go,
-                            ThreadPool& pool);
+                            ThreadPool& pool, std::vector<PrunedSquares>* squares = nullptr);
 
 // Zeros go, too: what stays according to `mask` and is not zero. `mask` is of this source.
 Status ClearZeros(const ValueSource<uint16_t>& source, Mask& mask, ThreadPool& pool);
@@ -121,14 +130,15 @@ size_t CompressKept(std::span<const uint8_t> values, const uint8_t* mask_bits, u
 size_t CompressKept(std::span<const uint16_t> values, const uint8_t* mask_bits, uint16_t* out);
 size_t CompressKept(std::span<const float> values, const uint8_t* mask_bits, float* out);
 
-// Sums of squares: of all values, and of those that go. The bits are those of CompressKept. That of
-// all values is infinite or not a number if, and only if, a value is.
-struct PrunedSquares {
-  double all = 0;
-  double gone = 0;
-};
+// The bits are those of CompressKept.
 PrunedSquares SquaresOfPruned(std::span<const uint16_t> values, const uint8_t* mask_bits);
 PrunedSquares SquaresOfPruned(std::span<const float> values, const uint8_t* mask_bits);
+
+// The same for each piece of a source that a mask is of; each piece starts at a multiple of 8.
+Status SquaresOfPieces(const ValueSource<uint16_t>& source, const Mask& mask, ThreadPool& pool,
+                       std::vector<PrunedSquares>& squares);
+Status SquaresOfPieces(const ValueSource<float>& source, const Mask& mask, ThreadPool& pool,
+                       std::vector<PrunedSquares>& squares);
 
 // Finds places among the values that stay, so that they can be written from anywhere on. Takes a
 // 1024th of the mask's memory. The mask must outlive it and not change.

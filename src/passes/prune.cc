@@ -25,6 +25,9 @@
 namespace cmlc {
 namespace {
 
+// How many values are seen at a time where they are taken out by a mask; a multiple of kStepValues.
+// A view that is not at hand already costs system calls.
+constexpr uint64_t kViewValues = uint64_t{1} << 20;
 constexpr int32_t kSpecIos16 = 7;
 constexpr int32_t kSpecIos18 = 9;
 
@@ -74,7 +77,8 @@ class Prune final : public WeightPass {
                                           : weight.input_axis.value_or(1));
   }
   template <typename T>
-  Result<numeric::Mask> MakeMask(const Weight& weight, ThreadPool& pool) const;
+  Result<numeric::Mask> MakeMask(const Weight& weight, ThreadPool& pool,
+                                 std::vector<numeric::PrunedSquares>& squares) const;
   template <typename T>
   Result<Outcome> ReplaceAs(const Weight& weight, const PassContext& context) const;
 
@@ -154,14 +158,18 @@ std::optional<Skipped> Prune::Skip(const Weight& weight) const {
   return std::nullopt;
 }
 
+// `squares` gets those of each piece if there are no structures.
 template <typename T>
-Result<numeric::Mask> Prune::MakeMask(const Weight& weight, ThreadPool& pool) const {
+Result<numeric::Mask> Prune::MakeMask(const Weight& weight, ThreadPool& pool,
+                                      std::vector<numeric::PrunedSquares>& squares) const {
   const WeightSource<T> source(weight, 0, weight.element_count);
-  if (threshold_) return numeric::MaskByThreshold(source, static_cast<float>(*threshold_), pool);
+  if (threshold_)
+    return numeric::MaskByThreshold(source, static_cast<float>(*threshold_), pool, &squares);
   const auto count = static_cast<double>(weight.element_count);
   if (!structured())
-    return numeric::MaskBySparsity(
-        source, static_cast<uint64_t>(std::llround(*target_sparsity_ * count)), true, pool);
+    return numeric::MaskBySparsity(source,
+                                   static_cast<uint64_t>(std::llround(*target_sparsity_ * count)),
+                                   true, pool, &squares);
   const size_t axis = Axis(weight);
   numeric::AxisLayout layout;
   for (size_t d = 0; d < weight.shape.size(); ++d)
@@ -211,10 +219,16 @@ TensorSource KeptValues(const Weight& weight, const std::shared_ptr<const Kept>&
     auto skip = static_cast<size_t>(first - kept->index.OnesBefore(start));
     size_t written = 0;
     std::vector<T> there;
+    TensorView view;
     for (uint64_t at = start; at < end; at += kStepValues) {
       const auto step = static_cast<size_t>(std::min<uint64_t>(kStepValues, end - at));
-      CMLC_ASSIGN_OR_RETURN(const TensorView view, weight.View(at * sizeof(T), step * sizeof(T)));
-      const std::span<const T> values(reinterpret_cast<const T*>(view.bytes().data()), step);
+      const uint64_t in_view = (at - start) % kViewValues;
+      if (in_view == 0) {
+        CMLC_ASSIGN_OR_RETURN(
+            view, weight.View(at * sizeof(T), std::min(kViewValues, end - at) * sizeof(T)));
+      }
+      const std::span<const T> values(reinterpret_cast<const T*>(view.bytes().data()) + in_view,
+                                      step);
       const uint8_t* bits = kept->mask.bits.data() + at / 8;
       T* to = reinterpret_cast<T*>(out.data()) + written;
       if (skip == 0 && count - written >= step) {
@@ -245,27 +259,18 @@ Result<Outcome> Prune::ReplaceAs(const Weight& weight, const PassContext& contex
     CMLC_ASSIGN_OR_RETURN(const std::optional<Skipped> skipped, NotFinite(source, context.pool));
     if (skipped) return Outcome(*skipped);
   }
-  CMLC_ASSIGN_OR_RETURN(numeric::Mask mask, MakeMask<T>(weight, context.pool));
-  if (structured()) CMLC_RETURN_IF_ERROR(numeric::ClearZeros(source, mask, context.pool));
-  const auto kept = std::make_shared<const Kept>(std::move(mask));
   // What goes is the error.
-  std::mutex mutex;
-  Status status;
-  std::vector<Quality> pieces(source.pieces());
-  context.pool.For(source.pieces(), [&](size_t piece, int) {
-    const Status step = source.Visit(piece, [&](uint64_t first, std::span<const T> values) {
-      const numeric::PrunedSquares squares =
-          numeric::SquaresOfPruned(values, kept->mask.bits.data() + first / 8);
-      pieces[piece] = {.signal = squares.all, .noise = squares.gone};
-    });
-    const std::lock_guard lock(mutex);
-    if (!step.ok() && status.ok()) status = step;
-  });
-  CMLC_RETURN_IF_ERROR(status);
+  std::vector<numeric::PrunedSquares> pieces;
+  CMLC_ASSIGN_OR_RETURN(numeric::Mask mask, MakeMask<T>(weight, context.pool, pieces));
+  if (structured()) {
+    CMLC_RETURN_IF_ERROR(numeric::ClearZeros(source, mask, context.pool));
+    CMLC_RETURN_IF_ERROR(numeric::SquaresOfPieces(source, mask, context.pool, pieces));
+  }
+  const auto kept = std::make_shared<const Kept>(std::move(mask));
   Quality quality;
-  for (const Quality& piece : pieces) {
-    quality.signal += piece.signal;
-    quality.noise += piece.noise;
+  for (const numeric::PrunedSquares& piece : pieces) {
+    quality.signal += piece.all;
+    quality.noise += piece.gone;
   }
   if (!std::isfinite(quality.signal)) {
     CMLC_ASSIGN_OR_RETURN(const std::optional<Skipped> skipped, NotFinite(source, context.pool));

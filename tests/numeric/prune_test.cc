@@ -307,14 +307,69 @@ TEST(PruneSparsity, DoesNotDependOnPiecesOrThreads) {
 }
 
 TEST_P(PruneMasks, BySparsityOfHalvesThatAFewDoNotStandFor) {
-  // Every 16384 values a run of 1024 is looked at to guess where the cut lies: here those are much
+  // Every 320 values a run of 64 is looked at to guess where the cut lies: here those are much
   // larger, or much smaller, than all others, so the guess is wrong.
   std::vector<uint16_t> values = Values<uint16_t>(Kind::kSpread, 60'000, 6);
   for (const uint16_t odd : {FloatToHalf(1000.0f), FloatToHalf(0x1p-24f)}) {
     for (size_t i = 0; i < values.size(); ++i)
-      if (i % 16384 < 1024) values[i] = odd;
+      if (i % 320 < 64) values[i] = odd;
     for (const size_t remove : {7u, 30'000u, 59'000u}) ExpectSparsity(values, remove, 60'000, 1);
-    for (const size_t remove : {30'000u, 59'000u}) ExpectSparsity(values, remove, 16'384, 2);
+    for (const size_t remove : {30'000u, 59'000u}) ExpectSparsity(values, remove, 16'000, 2);
+  }
+}
+
+TEST_P(PruneMasks, BySparsityCountsWhereTheCutMayBe) {
+  // Lengths around whole words and chunks; many values are near the cut, or very few.
+  std::vector<uint16_t> values = Values<uint16_t>(Kind::kSpread, 24'640, 7);
+  for (size_t i = 0; i < 6'000; ++i)
+    values[i * 4] = static_cast<uint16_t>(0x2800 + (i * 7919) % 64 + (i % 2) * 0x8000);
+  for (const size_t length : {20'479u, 20'480u, 20'481u, 20'543u, 20'544u, 20'545u, 24'640u}) {
+    const std::vector<uint16_t> some(values.begin(),
+                                     values.begin() + static_cast<std::ptrdiff_t>(length));
+    for (const size_t remove : {length / 2, length - 3'000, length - 10})
+      ExpectSparsity(some, remove, length % 2 == 0 ? 8'000 : 32'000, 2);
+  }
+}
+
+// Squares that a mask brings along are those of the finished mask, to the bit.
+template <typename T>
+void ExpectSquaresOfMasks(size_t length) {
+  const std::vector<T> values = Values<T>(Kind::kSpread, length, 15);
+  const PieceSource<T> source(values, 9'008);
+  ThreadPool pool(2);
+  const auto check = [&](const Result<Mask>& mask, const std::vector<PrunedSquares>& found) {
+    ASSERT_TRUE(mask.ok());
+    std::vector<PrunedSquares> expected;
+    ASSERT_TRUE(SquaresOfPieces(source, *mask, pool, expected).ok());
+    ASSERT_EQ(found.size(), source.pieces());
+    ASSERT_EQ(expected.size(), source.pieces());
+    for (size_t i = 0; i < found.size(); ++i) {
+      EXPECT_EQ(found[i].all, expected[i].all) << length << ", piece " << i;
+      EXPECT_EQ(found[i].gone, expected[i].gone) << length << ", piece " << i;
+      const size_t begin = i * 9'008;
+      const PrunedSquares own = SquaresOfPruned(
+          std::span<const T>(values).subspan(begin, std::min<size_t>(9'008, length - begin)),
+          mask->bits.data() + begin / 8);
+      EXPECT_EQ(own.all, expected[i].all) << length << ", piece " << i;
+      EXPECT_EQ(own.gone, expected[i].gone) << length << ", piece " << i;
+    }
+  };
+  std::vector<PrunedSquares> squares;
+  for (const size_t remove : {size_t{0}, length / 3, length / 2, length})
+    for (const bool zeros_go : {false, true}) {
+      const Result<Mask> mask = MaskBySparsity(source, remove, zeros_go, pool, &squares);
+      check(mask, squares);
+    }
+  for (const float threshold : {-1.0f, 0.0f, 0.02f}) {
+    const Result<Mask> mask = MaskByThreshold(source, threshold, pool, &squares);
+    check(mask, squares);
+  }
+}
+
+TEST_P(PruneMasks, BringSquaresAlong) {
+  for (const size_t length : {1u, 77u, 4'095u, 4'096u, 4'097u, 9'009u, 30'001u}) {
+    ExpectSquaresOfMasks<uint16_t>(length);
+    ExpectSquaresOfMasks<float>(length);
   }
 }
 
@@ -362,7 +417,8 @@ void ExpectSquares(size_t length) {
 }
 
 TEST_P(PruneMasks, AddsUpSquares) {
-  for (const size_t length : {0u, 1u, 7u, 15u, 16u, 17u, 100u, 511u, 512u, 529u, 5000u}) {
+  for (const size_t length :
+       {0u, 1u, 7u, 15u, 16u, 17u, 100u, 511u, 512u, 529u, 4096u, 4113u, 5000u}) {
     Choose(GetParam());
     ExpectSquares<uint16_t>(length);
     Choose(GetParam());
