@@ -126,7 +126,7 @@ class TensorStore {
 
   const TensorInfo& info(TensorId id) const;
 
-  // Bytes [begin, begin + size) of a tensor. Any thread may call it.
+  // Bytes [begin, begin + size) of a tensor. Any thread may call it, also while another appends.
   Result<TensorView> View(TensorId id, uint64_t begin, uint64_t size) const;
 
   // --- Output ---

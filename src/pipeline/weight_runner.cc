@@ -1,16 +1,18 @@
-// Weights go through in program order, in batches: small ones many at a time, each by one thread,
-// large ones alone and by all threads, and those in between one way or the other, so that threads
-// do not wait for each other. What a batch makes is written in order before the next one starts. So
-// neither the memory that a run takes nor a byte of its result depends on the size of the model or
-// the number of threads.
+// Weights go through in program order: small ones each by one thread, large ones alone and by all
+// threads, and those in between one way or the other, so that threads do not wait for each other.
+// What is made of a small one is written as soon as all before it are, by whichever thread is
+// there, while the others go on; only so many bytes may wait for that. So neither the memory that a
+// run takes nor a byte of its result depends on the size of the model or the number of threads.
 #include "pipeline/weight_runner.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <set>
 
 #include "ir/decode.h"
@@ -24,15 +26,14 @@ namespace {
 // Constants of fewer elements than this stay in the model message, as coremltools has it.
 constexpr uint64_t kLeastBlobElements = 10;
 constexpr int32_t kSpecIos18 = 9;
-// How many bytes of weights may be in a batch, and how many weights. Small ones no more for each
-// thread than what stays in the cache, so that it need not be fetched again for writing.
-constexpr uint64_t kBatchBytes = 96 << 20;
-constexpr uint64_t kCachedBytes = 24 << 20;
-constexpr size_t kBatchWeights = 512;
-// Plain weights of up to this many elements may be in a batch with others if there are enough for
-// all threads: some steps, like k-means itself, are one thread's work, and a few pieces of a weight
+// How many bytes of weights may be worked on, or wait to be written, at a time.
+constexpr uint64_t kMostAtATime = 96 << 20;
+// Plain weights of up to this many elements may be worked on by one thread if there are others for
+// the rest: some steps, like k-means itself, are one thread's work, and a few pieces of a weight
 // are hard to share out evenly. Compressed weights have to be decoded first, which takes memory.
 constexpr uint64_t kMediumWeight = uint64_t{16} << 20;
+// A thread that is alone makes what is larger while it is written, so that it is in the cache then.
+constexpr uint64_t kHeldAlone = uint64_t{1} << 20;
 
 // A weight in a block, and what is to become of it.
 struct Site {
@@ -86,10 +87,13 @@ class WeightRunner {
   Result<int32_t> VersionFor(const Part& part, Survey& survey, const OpsetInfo* target);
   Result<bool> WouldBeDone(Site& site, int32_t version);
   Status Transform(Survey& survey, int32_t version);
-  size_t EndOfBatch(std::span<const Job> jobs, size_t begin) const;
+  bool NeedsAllThreads(const Job& job) const;
+  size_t EndOfRun(std::span<const Job> jobs, size_t begin) const;
+  Status DoInOrder(std::span<Job> jobs, Survey& survey, int32_t version);
+  Status Complete(Job& job, Survey& survey, int32_t version);
   void Compute(Job& job, bool in_memory, int32_t version);
   static bool GoesToFile(const NewTensor& tensor, int32_t version);
-  Result<std::vector<std::vector<Value>>> Store(std::span<Job> jobs, int32_t version);
+  Result<std::vector<Value>> Store(Job& job, int32_t version);
   void Finish(Job& job, const std::vector<Value>& values, Survey& survey);
   void KeepNamesApart(Site& site);
   void Apply(Survey& survey);
@@ -299,27 +303,23 @@ bool IsLarge(const Job& job) {
   return job.sites.front()->found.weight.element_count > kLargeWeight;
 }
 
-// The jobs that go together start at `begin`; returns where they end.
-size_t WeightRunner::EndOfBatch(std::span<const Job> jobs, size_t begin) const {
-  const auto needs_all_threads = [&](const Job& job) {
-    const Weight& weight = job.sites.front()->found.weight;
-    return IsLarge(job) && (pool_.threads() == 1 || job.sites.front()->found.compressed ||
-                            weight.element_count > kMediumWeight);
-  };
-  if (needs_all_threads(jobs[begin])) return begin + 1;
+// Whether a job is done by all threads together, and made while it is written.
+bool WeightRunner::NeedsAllThreads(const Job& job) const {
+  const Weight& weight = job.sites.front()->found.weight;
+  const auto threads = static_cast<uint64_t>(pool_.threads());
+  if (threads == 1 && !weight.compressed) return weight.element_count > kHeldAlone;
+  return IsLarge(job) && (weight.compressed || weight.element_count > kMediumWeight ||
+                          InputBytes(job) * threads > kMostAtATime);
+}
+
+// Jobs from `begin` on that are done by one thread each; returns where they end.
+size_t WeightRunner::EndOfRun(std::span<const Job> jobs, size_t begin) const {
   size_t end = begin;
-  for (uint64_t bytes = 0; end < jobs.size() && end - begin < kBatchWeights; ++end) {
-    bytes += InputBytes(jobs[end]);
-    const uint64_t most =
-        IsLarge(jobs[end])
-            ? kBatchBytes
-            : std::min(kBatchBytes, kCachedBytes * static_cast<uint64_t>(pool_.threads()));
-    if (end > begin && (needs_all_threads(jobs[end]) || bytes > most)) break;
-  }
+  while (end < jobs.size() && !NeedsAllThreads(jobs[end])) ++end;
   if (end - begin >= static_cast<size_t>(pool_.threads())) return end;
   // Too few to keep all threads busy unless those work together on what is not small.
   for (size_t i = begin; i < end; ++i)
-    if (IsLarge(jobs[i])) return std::max(i, begin + 1);
+    if (IsLarge(jobs[i])) return i;
   return end;
 }
 
@@ -331,10 +331,10 @@ void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
   const auto work = [&]() -> Status {
     // Decompressing reads a weight once only: it need not be decoded beforehand. Others read it
     // two or three times, and a large plain one is mapped once for all of them if it is no larger
-    // than a batch.
+    // than what may be worked on at a time.
     const uint64_t size = InputBytes(job);
     if (site.pass->takes() != WeightPass::Takes::kCompressed &&
-        (in_memory || (!weight.compressed && size <= kBatchBytes))) {
+        (in_memory || (!weight.compressed && size <= kMostAtATime))) {
       CMLC_ASSIGN_OR_RETURN(job.resident, weight.View(0, size));
       weight.resident = job.resident.bytes();
     }
@@ -367,60 +367,54 @@ Value Immediate(const NewTensor& tensor) {
   return MakeImmediate(tensor.dtype, tensor.shape, std::get<std::string>(tensor.content));
 }
 
-// Stores the new tensors of some jobs, in order, and gives their values, for each job.
-Result<std::vector<std::vector<Value>>> WeightRunner::Store(std::span<Job> jobs, int32_t version) {
-  std::vector<std::vector<Value>> values(jobs.size());
-  struct Place {
-    size_t job, position;
-  };
-  std::map<WeightsFile, std::pair<std::vector<const ReadyTensor*>, std::vector<Place>>> by_file;
+// Stores the new tensors of a job, in order, and gives their values.
+Result<std::vector<Value>> WeightRunner::Store(Job& job, int32_t version) {
+  std::vector<Value> values;
+  auto* replacement = std::get_if<Replacement>(&job.outcome);
+  if (replacement == nullptr) return values;
+  std::vector<NewTensor>& tensors = replacement->tensors;
+  const Site& site = *job.sites.front();
+  const StoredForm form = FormOf(*site.found.definition->op, *site.index);
+  const WeightsFile file = form.tensors.empty()
+                               ? package_.DefaultWeightsFile()
+                               : package_.tensors().info(*form.tensors.begin()).file;
+  values.resize(tensors.size());
+  std::vector<const ReadyTensor*> ready;
+  std::vector<size_t> places;
   const auto flush = [&]() -> Status {
-    for (auto& [file, ready] : by_file) {
-      CMLC_ASSIGN_OR_RETURN(const std::vector<TensorId> ids,
-                            package_.tensors().Append(file, ready.first, pool_));
-      for (size_t i = 0; i < ids.size(); ++i) {
-        const auto [job, position] = ready.second[i];
-        const NewTensor& tensor = std::get<Replacement>(jobs[job].outcome).tensors[position];
-        values[job][position] = MakeBlobValue(tensor.dtype, tensor.shape, ids[i]);
-      }
+    CMLC_ASSIGN_OR_RETURN(const std::vector<TensorId> ids,
+                          package_.tensors().Append(file, ready, pool_));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const NewTensor& tensor = tensors[places[i]];
+      values[places[i]] = MakeBlobValue(tensor.dtype, tensor.shape, ids[i]);
     }
-    by_file.clear();
+    ready.clear();
+    places.clear();
     return Ok();
   };
-  for (size_t j = 0; j < jobs.size(); ++j) {
-    auto* replacement = std::get_if<Replacement>(&jobs[j].outcome);
-    if (jobs[j].error || replacement == nullptr) continue;
-    const Site& site = *jobs[j].sites.front();
-    const StoredForm form = FormOf(*site.found.definition->op, *site.index);
-    const WeightsFile file = form.tensors.empty()
-                                 ? package_.DefaultWeightsFile()
-                                 : package_.tensors().info(*form.tensors.begin()).file;
-    values[j].resize(replacement->tensors.size());
-    for (size_t t = 0; t < replacement->tensors.size(); ++t) {
-      NewTensor& tensor = replacement->tensors[t];
-      const uint64_t count = *ElementCount(tensor.shape);
-      const bool to_file = GoesToFile(tensor, version);
-      if (auto* source = std::get_if<TensorSource>(&tensor.content)) {
-        if (to_file) {
-          // Too large to be held in memory: made while it is written.
-          CMLC_RETURN_IF_ERROR(flush());
-          CMLC_ASSIGN_OR_RETURN(const TensorId id, package_.tensors().Append(file, *source, pool_));
-          values[j][t] = MakeBlobValue(tensor.dtype, tensor.shape, id);
-          continue;
-        }
-        CMLC_ASSIGN_OR_RETURN(ReadyTensor ready, MakeReady(*source));
-        tensor.content = std::move(ready);
-      }
-      if (!to_file) {
-        values[j][t] = Immediate(tensor);
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    NewTensor& tensor = tensors[t];
+    const uint64_t count = *ElementCount(tensor.shape);
+    const bool to_file = GoesToFile(tensor, version);
+    if (auto* source = std::get_if<TensorSource>(&tensor.content)) {
+      if (to_file) {
+        // Too large to be held in memory: made while it is written.
+        CMLC_RETURN_IF_ERROR(flush());
+        CMLC_ASSIGN_OR_RETURN(const TensorId id, package_.tensors().Append(file, *source, pool_));
+        values[t] = MakeBlobValue(tensor.dtype, tensor.shape, id);
         continue;
       }
-      if (const auto* bytes = std::get_if<std::string>(&tensor.content))
-        tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)));
-      auto& [ready, places] = by_file[file];
-      ready.push_back(&std::get<ReadyTensor>(tensor.content));
-      places.push_back({j, t});
+      CMLC_ASSIGN_OR_RETURN(ReadyTensor made, MakeReady(*source));
+      tensor.content = std::move(made);
     }
+    if (!to_file) {
+      values[t] = Immediate(tensor);
+      continue;
+    }
+    if (const auto* bytes = std::get_if<std::string>(&tensor.content))
+      tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)));
+    ready.push_back(&std::get<ReadyTensor>(tensor.content));
+    places.push_back(t);
   }
   CMLC_RETURN_IF_ERROR(flush());
   return values;
@@ -531,24 +525,82 @@ Status WeightRunner::Transform(Survey& survey, int32_t version) {
   diagnostics_.Report(progress_);
 
   for (size_t begin = 0; begin < jobs.size();) {
-    const size_t end = EndOfBatch(jobs, begin);
-    const std::span<Job> batch(&jobs[begin], end - begin);
-    const bool in_memory = batch.size() > 1 || !IsLarge(batch.front());
-    pool_.For(batch.size(), [&](size_t i, int) { Compute(batch[i], in_memory, version); });
-    for (const Job& job : batch)
-      if (job.error) return *job.error;
-    CMLC_ASSIGN_OR_RETURN(const auto values, Store(batch, version));
-    for (size_t i = 0; i < batch.size(); ++i) {
-      ++progress_.weights_done;
-      progress_.bytes_done += InputBytes(batch[i]);
-      Finish(batch[i], values[i], survey);
-      batch[i].outcome = Skipped{};  // its tensors are written: let go of them
-      batch[i].LetGoOfValues();
+    const size_t end = EndOfRun(jobs, begin);
+    if (end > begin) {
+      CMLC_RETURN_IF_ERROR(DoInOrder(std::span(jobs).subspan(begin, end - begin), survey, version));
+      begin = end;
+      continue;
     }
+    Compute(jobs[begin], false, version);
+    CMLC_RETURN_IF_ERROR(Complete(jobs[begin], survey, version));
     diagnostics_.Report(progress_);
-    begin = end;
+    ++begin;
   }
   return Ok();
+}
+
+// Writes what a job made and builds its operations.
+Status WeightRunner::Complete(Job& job, Survey& survey, int32_t version) {
+  if (job.error) return *job.error;
+  CMLC_ASSIGN_OR_RETURN(const std::vector<Value> values, Store(job, version));
+  ++progress_.weights_done;
+  progress_.bytes_done += InputBytes(job);
+  Finish(job, values, survey);
+  job.outcome = Skipped{};  // its tensors are written: let go of them
+  job.LetGoOfValues();
+  return Ok();
+}
+
+// Does jobs with a thread for each. They are begun in order and completed in order, by one thread
+// at a time, while others compute.
+Status WeightRunner::DoInOrder(std::span<Job> jobs, Survey& survey, int32_t version) {
+  std::mutex mutex;
+  std::condition_variable moved;
+  std::vector<bool> is_computed(jobs.size(), false);
+  size_t next = 0;  // to be completed
+  bool completing = false;
+  uint64_t bytes = 0;  // of jobs that are not completed yet
+  Status status;
+  Progress progress = progress_;
+
+  const auto complete_some = [&](std::unique_lock<std::mutex>& lock) {
+    if (completing) return;
+    completing = true;
+    while (status.ok() && next < jobs.size() && is_computed[next]) {
+      Job& job = jobs[next];
+      lock.unlock();
+      Status step = Complete(job, survey, version);
+      lock.lock();
+      bytes -= InputBytes(job);
+      progress = progress_;
+      status = std::move(step);
+      ++next;
+      moved.notify_all();
+    }
+    completing = false;
+  };
+  pool_.For(jobs.size(), [&](size_t i, int worker) {
+    {
+      std::unique_lock lock(mutex);
+      // The next one to be completed never waits.
+      moved.wait(lock, [&] {
+        return !status.ok() || i == next || bytes + InputBytes(jobs[i]) <= kMostAtATime;
+      });
+      if (!status.ok()) return;
+      bytes += InputBytes(jobs[i]);
+    }
+    Compute(jobs[i], true, version);
+    Progress now;
+    {
+      std::unique_lock lock(mutex);
+      is_computed[i] = true;
+      complete_some(lock);
+      now = progress;
+    }
+    if (worker == 0) diagnostics_.Report(now);
+  });
+  if (status.ok()) diagnostics_.Report(progress_);
+  return status;
 }
 
 // Puts the new operations into their blocks, and takes out constants that only fed what is gone.

@@ -15,7 +15,7 @@ namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kSlab = 4 * kHugePage;
 constexpr size_t kAlignment = 64;
-// Free slabs beyond this go back to the system: more than a batch of weights ever takes.
+// Free slabs beyond this go back to the system: as much as may be worked on at a time.
 constexpr size_t kMostFree = size_t{96} << 20;
 
 size_t RoundUp(size_t size, size_t to) { return (size + to - 1) / to * to; }

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <deque>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 
@@ -110,10 +111,21 @@ struct TensorStore::Impl {
   std::deque<Tensor> tensors;
   std::function<Result<std::filesystem::path>(WeightsFile)> path_of;
 
-  FileEntry& file(WeightsFile id) { return files[static_cast<size_t>(id)]; }
-  Tensor& tensor(TensorId id) { return tensors[static_cast<size_t>(id)]; }
+  // Some threads may look at tensors while another one adds some. What is in a deque stays where it
+  // is when it grows, but finding it is not safe then.
+  std::mutex mutex;
+
+  FileEntry& file(WeightsFile id) {
+    const std::lock_guard lock(mutex);
+    return files[static_cast<size_t>(id)];
+  }
+  Tensor& tensor(TensorId id) {
+    const std::lock_guard lock(mutex);
+    return tensors[static_cast<size_t>(id)];
+  }
 
   TensorId Add(Tensor tensor) {
+    const std::lock_guard lock(mutex);
     tensors.push_back(std::move(tensor));
     return static_cast<TensorId>(tensors.size() - 1);
   }
@@ -159,6 +171,7 @@ WeightsFile TensorStore::AddFile(const std::string& name, const std::filesystem:
   FileEntry entry;
   entry.name = name;
   entry.relative = relative;
+  const std::lock_guard lock(impl_->mutex);
   impl_->files.push_back(std::move(entry));
   return static_cast<WeightsFile>(impl_->files.size() - 1);
 }

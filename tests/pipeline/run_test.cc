@@ -70,6 +70,35 @@ TEST(Run, GivesTheSameBytesForWeightsOfMediumSize) {
   }
 }
 
+// Weights are written in their order, and equal ones once, however long each of them takes.
+TEST(Run, WritesInOrderWhateverTheThreads) {
+  TempDir dir;
+  PackageBuilder package(9);
+  BlockBuilder main = package.Function("main");
+  for (int i = 0; i < 40; ++i) {
+    const std::string name = "w" + std::to_string(i);
+    // Large ones between small ones, one that a thread alone makes while it is written, and some
+    // that are equal to an earlier one.
+    const Shape shape = i == 7 || i == 27 ? Shape{1040, 1024} : Shape{i % 5 == 0 ? 640 : 16, 160};
+    const int seed = i >= 20 ? i - 20 : i;
+    const auto values = StudentT(*ElementCount(shape), static_cast<uint64_t>(seed), 5);
+    main.BlobConst(name, kHalf, shape, FloatBytes(kHalf, values));
+    AddLinear(main, "y" + name, name, kHalf, shape);
+  }
+  const fs::path input = package.Write(dir / "in.mlpackage");
+  const std::vector<PassSpec> specs = {Palettize({{"nbits", "4"}}),
+                                       {"prune", {{"target_sparsity", "0.6"}}}};
+  for (const PassSpec& spec : specs) {
+    const PassRun one(input, spec, {.threads = 1});
+    ASSERT_TRUE(IsDone(one, "w27"));
+    for (const int threads : {2, 3, 5}) {
+      const PassRun many(input, spec, {.threads = threads});
+      ASSERT_TRUE(many.ok()) << many.error();
+      EXPECT_TRUE(SamePackage(one.output(), many.output())) << threads << " threads";
+    }
+  }
+}
+
 TEST(Run, TwiceIsLikeOnce) {
   for (const char* group_size : {"0", "4"}) {
     const PassRun once(OneConv(kHalf, 16, 16, 3),
