@@ -60,7 +60,7 @@ struct DataOptions {
 struct ExecutionSettings {
   std::string function;           // empty: the default one
   int threads = 0;                // 0: one for each processor
-  uint64_t max_memory_bytes = 0;  // for values of the program; 0: no limit
+  uint64_t max_memory_bytes = 0;  // for values and statistics of them; 0: no limit
   uint64_t max_steps = 0;         // operations for each run; 0: no limit
   // Indices out of range (of gather and its like) are cut to it and counted, instead of ending the
   // run.

@@ -42,6 +42,13 @@ class Collector final : public exec::Observer {
     pool_ = &pool;
     workers_.resize(static_cast<size_t>(pool.threads()));
   }
+  // Values and statistics together may take no more bytes; 0: no limit.
+  void Limit(const exec::Memory& memory, uint64_t bytes) {
+    memory_ = &memory;
+    limit_ = bytes;
+    bytes_ = 0;
+    for (const auto& [name, value] : statistics_.values) bytes_ += value.bytes();
+  }
 
   bool Wants(const Operation& op) const override {
     if (IsConst(op) || IsConstexpr(op)) return false;
@@ -71,6 +78,9 @@ class Collector final : public exec::Observer {
   Statistics& statistics_;
   ThreadPool* pool_ = nullptr;
   std::vector<Accumulator> workers_;
+  const exec::Memory* memory_ = nullptr;
+  uint64_t limit_ = 0;
+  uint64_t bytes_ = 0;  // of statistics
   Status status_;
 };
 
@@ -163,9 +173,15 @@ Status Collector::AddValue(const std::string& name, const std::string& op_type,
                                        of_channels.data());
   const float least = run.count == 0 ? infinity : run.least;
   const float greatest = run.count == 0 ? -infinity : run.greatest;
+  const uint64_t before = all.bytes();
   all.AddCounts(run);
   all.AddChannels(of_channels);
   all.AddRun(least, greatest);
+  bytes_ += all.bytes() - before;
+  if (limit_ > 0 && bytes_ + memory_->live_bytes() > limit_)
+    return Error{ErrorKind::kUsage,
+                 fmt::format("--max-memory {}: at '{}' statistics take {} bytes and values {}",
+                             limit_, name, bytes_, memory_->live_bytes())};
   return Ok();
 }
 
@@ -247,6 +263,28 @@ Status RunStep(exec::Runner& runner, Collector& collector, const predict::Target
   return collector.TakeStatus();
 }
 
+// Values whose ranges the last quarter of the runs widened by more than a tenth.
+size_t CountMoved(const Statistics& statistics) {
+  constexpr size_t kLeastRuns = 8;
+  constexpr float kTenth = 0.1f;
+  size_t moved = 0;
+  for (const auto& [name, value] : statistics.values) {
+    const size_t runs = value.ranges.size();
+    if (runs < kLeastRuns || value.runs != runs) continue;
+    float low = 0, high = 0, last_low = 0, last_high = 0;
+    for (size_t i = 0; i < runs; ++i) {
+      const auto& [least, greatest] = value.ranges[i];
+      (i < runs - runs / 4 ? low : last_low) =
+          std::min(i < runs - runs / 4 ? low : last_low, least);
+      (i < runs - runs / 4 ? high : last_high) =
+          std::max(i < runs - runs / 4 ? high : last_high, greatest);
+    }
+    const float width = high - low;
+    if (std::max(last_high - high, low - last_low) > kTenth * width) ++moved;
+  }
+  return moved;
+}
+
 void FindProblems(const Statistics& statistics, std::vector<std::string>& problems) {
   for (const auto& [name, value] : statistics.values)
     if (value.not_finite > 0)
@@ -298,6 +336,7 @@ Result<Collected> Collect(Package& package, const DataOptions& data_options,
   }
 
   exec::Runner runner(*executable, pool, predict::OptionsOf(execution, data_options.seed));
+  collector.Limit(runner.memory(), execution.max_memory_bytes);
   Clock::time_point saved = Clock::now();
   for (uint64_t i = 0; i < data->sample_count(); ++i) {
     CMLC_ASSIGN_OR_RETURN(const predict::Sample sample, data->Next());
@@ -325,6 +364,11 @@ Result<Collected> Collect(Package& package, const DataOptions& data_options,
         "calibration");
   else if (statistics.samples < kUsualSamples && !data_options.sequence)
     diagnostics.Note(fmt::format("{} samples are few: 64 to 128 are usual", statistics.samples));
+  if (const size_t moved = CountMoved(statistics); moved > 0)
+    diagnostics.Note(
+        fmt::format("the last quarter of the samples widened the ranges of {} of {} values by more "
+                    "than 10 %: more samples would widen them further",
+                    moved, statistics.values.size()));
   collected.peak_bytes = runner.memory().peak_bytes();
   return collected;
 }

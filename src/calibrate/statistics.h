@@ -64,13 +64,19 @@ class Histogram {
       for (size_t i = 0; i < kBlock; ++i) one(block, i);
   }
   bool operator==(const Histogram& other) const;
+  // Of the counts.
+  uint64_t bytes() const { return used_ * sizeof(Counts); }
 
  private:
   using Counts = std::array<uint64_t, kBlock>;
   Counts& Block(size_t block) {
-    if (blocks_[block] == nullptr) blocks_[block] = std::make_unique<Counts>(Counts{});
+    if (blocks_[block] == nullptr) {
+      blocks_[block] = std::make_unique<Counts>(Counts{});
+      ++used_;
+    }
     return *blocks_[block];
   }
+  size_t used_ = 0;  // blocks
   std::array<std::unique_ptr<Counts>, kBlocks> blocks_;
 };
 
@@ -107,6 +113,11 @@ struct ValueStatistics {
   }
   // The number that a share of the elements lies below, as far as bins tell; from 0 to 1.
   double Quantile(double share) const;
+  // Memory that it takes, next to its own size.
+  uint64_t bytes() const {
+    return histogram.bytes() + ranges.capacity() * sizeof ranges[0] +
+           channels.capacity() * sizeof(float);
+  }
   bool operator==(const ValueStatistics&) const = default;
 };
 

@@ -399,6 +399,51 @@ TEST_F(WithStatistics, AreNeededAndOnlyWhereTheyAre) {
   EXPECT_EQ(weights.error(), "palettize: --data: no pass of this run goes by data");
 }
 
+// Item 63 (chains of pairs for every pattern, mode and type) is in tests/coremltools/
+// activation_checks.py, next to coremltools' own passes. Item 64, of calibration:
+//   - ranges of samples merge: CalibrateTest.SamplesOfDifferentRangesGiveTheUnion;
+//   - values that are no floats have no statistics, and are no reason to fail;
+//   - values around a concat share a range, also where a third concat bridges two;
+//   - coremltools has no statistics of outputs, and fails where an op reads one: here they have,
+//   and
+//     OutputsStayAsTheyAre.
+TEST(Item64, ValuesThatAreNoFloatsAreIgnored) {
+  Net net;
+  net.main().Op("greater", "g", {{"x", "h"}, {"y", "h"}},
+                TensorType(DataType::kBool, {1, 2, 4, 4}));
+  net.Op("select", "s", {{"cond", "g"}, {"a", "h"}, {"b", "h"}}).Conv("c", "s").Output("c");
+  const PassRun run(net.package(), Activations(), Random());
+  ASSERT_TRUE(run.ok()) << run.error();
+  EXPECT_EQ(Read(run.after(), "c"), "~s");
+  for (const ActivationReport& report : run.report().activations) EXPECT_NE(report.name, "g");
+}
+
+TEST(Item64, ConcatsThatABridgeJoinsShareOneRange) {
+  Net net;
+  net.main().Const("axis", Int32Value(1));
+  net.main().Const("no", BoolValue(false));
+  net.main().BlobConst("w4", kHalf, {2, 4, 1, 1}, RandomWeights(kHalf, 8, 1));
+  const auto concat = [&](const std::string& name, const std::string& a, const std::string& b) {
+    net.main().Op(
+        "concat", name,
+        {{"values", std::vector<Input::One>{a, b}}, {"axis", "axis"}, {"interleave", "no"}},
+        TensorType(kHalf, {1, 4, 4, 4}));
+    net.Op("conv", name + "_c", {{"x", name}, {"weight", "w4"}});
+    net.Op("softmax", name + "_out", {{"x", name + "_c"}});
+    net.Output(name + "_out");
+  };
+  net.Conv("a", "h").Conv("b", "a").Conv("c", "b").Conv("d", "c");
+  concat("ab", "a", "b");
+  concat("cd", "c", "d");
+  concat("bc", "b", "c");  // last, so that two groups are there before
+  for (const char* tied : {"all", "concat"}) {
+    const PassRun run(net.package(), Activations({{"ranges", "minmax"}, {"tied", tied}}), Random());
+    ASSERT_TRUE(run.ok()) << run.error();
+    for (const char* name : {"b", "c", "d", "ab", "cd", "bc"})
+      EXPECT_EQ(Report(run, name).scale, Report(run, "a").scale) << name;
+  }
+}
+
 // The order of passes makes no difference to what is quantized, nor how.
 TEST(ActivationRecipes, ComeFirstOrLast) {
   PackageBuilder package(9);

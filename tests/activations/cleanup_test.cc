@@ -341,5 +341,26 @@ TEST(Constants, ThatAreDequantizedBecomeConstexprs) {
   EXPECT_EQ(output.CleanedUp(), Ops{"dequantize d"});
 }
 
+// The rest of item 65 concerns weights. The order of look-up and dequantization by target is tested
+// with joint compression (joint_test.cc). coremltools also moves the scale of a LUT behind the op
+// that reads it: linear, matmul, conv become an op and a mul. Here it stays with the weight: the
+// graph of a model is not changed by compressing its weights, and sums without their scale can
+// overflow fp16.
+TEST(LutScales, StayWithTheWeight) {
+  for (PackageBuilder package : {OneLinear(kHalf, 64, 64, 9), OneConv(kHalf, 64, 64, 1, 9),
+                                 OneMatmul(kHalf, 64, 64, true, 9)}) {
+    const PassRun run(std::move(package),
+                      Palettize({{"nbits", "4"}, {"per_channel_scale", "true"}}));
+    ASSERT_TRUE(run.ok()) << run.error();
+    std::vector<std::string> ops;
+    for (const std::string& op : run.after().Ops())
+      if (!op.starts_with("const ")) ops.push_back(op.substr(0, op.find(' ')));
+    ASSERT_EQ(ops.size(), 3u);
+    EXPECT_EQ(ops[0], "constexpr_lut_to_dense");
+    EXPECT_EQ(ops[1], "constexpr_blockwise_shift_scale");
+    EXPECT_EQ(run.after().Find("y")->type, run.before().Find("y")->type);
+  }
+}
+
 }  // namespace
 }  // namespace cmlc::activations

@@ -181,8 +181,8 @@ TEST(FindRange, ByLeastSquaredErrorIsTheBestOfAGrid) {
     EXPECT_LT(found.high, 120);
     const double error = ErrorOf(statistics, found, settings);
     double best = std::numeric_limits<double>::infinity();
-    for (double high = 2; high <= 150; high *= 1.03)
-      for (double low = symmetric ? -high : -5; low <= -2 || low == -high; low += 0.2) {
+    for (double high = 2; high <= 150; high *= 1.06)
+      for (double low = symmetric ? -high : -5; low <= -2 || low == -high; low += 0.5) {
         best = std::min(best, ErrorOf(statistics, {low, high}, settings));
         if (symmetric) break;
       }

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -150,6 +151,40 @@ TEST_F(CalibrateTest, TellsOfWhatIsNotFinite) {
   ASSERT_EQ(report->problems.size(), 3u);
   EXPECT_EQ(report->problems[0], "'x' (input): 1 of 4 elements are infinite or not a number");
   EXPECT_EQ(Read("a.stats").values.at("x").greatest, 3);
+}
+
+TEST_F(CalibrateTest, KeepsToTheMemoryThatItMayTake) {
+  WriteFile(dir_ / "data.npy", NpyOf({1, 2}, {1, 2}));
+  CalibrateOptions options;
+  options.model = dir_ / "model.mlpackage";
+  options.data = {.inputs = {(dir_ / "data.npy").string()}, .batched = true};
+  options.output = dir_ / "a.stats";
+  options.execution.max_memory_bytes = 1 << 20;
+  EXPECT_TRUE(Succeeds(Calibrate(options, diagnostics_)));
+  options.output = dir_ / "b.stats";
+  options.execution.max_memory_bytes = 4096;  // values take less, their histograms more
+  const Result<CalibrateReport> report = Calibrate(options, diagnostics_);
+  ASSERT_FALSE(report.ok());
+  EXPECT_EQ(report.error().kind, ErrorKind::kUsage);
+  EXPECT_TRUE(report.error().message.starts_with("--max-memory 4096: at 'x' statistics take "))
+      << report.error().message;
+  EXPECT_FALSE(fs::exists(dir_ / "b.stats"));
+}
+
+// What one more sample would change is worth knowing.
+TEST_F(CalibrateTest, TellsOfRangesThatStillGrow) {
+  std::vector<float> numbers(32, 1);
+  ASSERT_TRUE(Succeeds(Run(numbers, "a.stats")));
+  const auto tells = [&] {
+    return std::any_of(
+        diagnostics_.notes.begin(), diagnostics_.notes.end(), [](const std::string& note) {
+          return note.find("widened the ranges of 3 of 3 values") != std::string::npos;
+        });
+  };
+  EXPECT_FALSE(tells());
+  numbers.back() = 5;
+  ASSERT_TRUE(Succeeds(Run(numbers, "b.stats")));
+  EXPECT_TRUE(tells());
 }
 
 // Large enough for several threads, with channels next to each other and apart.

@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 #include <random>
+#include <span>
 #include <vector>
 
+#include "calibrate/accumulator.h"
 #include "support/test_util.h"
 
 namespace cmlc::calibrate {
@@ -121,6 +124,47 @@ TEST(ValueStatistics, CountsWhatAPlainLoopCounts) {
     value.histogram.ForEach([&](uint32_t, uint64_t number) { in_bins += number; });
     EXPECT_EQ(in_bins, count - value.zeros);
   }
+}
+
+// Numbers of all kinds in pieces, by one and by several: the same as one by one.
+TEST(Accumulator, CountsWhatIsThere) {
+  std::mt19937 random(5);
+  std::vector<float> numbers(3 * Accumulator::kPart + 17);
+  for (float& number : numbers) number = std::bit_cast<float>(static_cast<uint32_t>(random()));
+  for (size_t i = Accumulator::kPart; i < 2 * Accumulator::kPart; ++i)  // a part of usual ones
+    numbers[i] = i % 3 == 0 ? 0.0f : (i % 7 == 0 ? -0.0f : static_cast<float>(i % 100) - 50);
+  ValueStatistics plain;
+  for (const float number : numbers) {
+    if (!std::isfinite(number)) {
+      ++plain.not_finite;
+      continue;
+    }
+    ++plain.count;
+    plain.least = std::min(plain.least, number);
+    plain.greatest = std::max(plain.greatest, number);
+    if (number == 0)
+      ++plain.zeros;
+    else
+      plain.histogram.Add(number);
+  }
+  ValueStatistics one, several;
+  Accumulator accumulator, other;
+  accumulator.Add(numbers);
+  accumulator.MoveTo(one);
+  EXPECT_EQ(one.count, plain.count);
+  EXPECT_EQ(one.zeros, plain.zeros);
+  EXPECT_EQ(one.not_finite, plain.not_finite);
+  EXPECT_EQ(one.least, plain.least);
+  EXPECT_EQ(one.greatest, plain.greatest);
+  EXPECT_TRUE(one.histogram == plain.histogram);
+  for (size_t part = 4; part-- > 0;)
+    (part % 2 == 0 ? accumulator : other)
+        .Add(std::span(numbers).subspan(
+            part * Accumulator::kPart,
+            std::min(Accumulator::kPart, numbers.size() - part * Accumulator::kPart)));
+  other.MoveTo(several);
+  accumulator.MoveTo(several);
+  EXPECT_TRUE(several == one);
 }
 
 TEST(ValueStatistics, LeavesOutWhatIsNotFinite) {

@@ -157,6 +157,7 @@ TEST(Cli, PassesListsEveryPass) {
             "palettize    store each weight as an index into a lookup table (LUT)\n"
             "quantize     store each weight as 8- or 4-bit integers with scales\n"
             "prune        set values of least magnitude to zero and store the rest with a mask\n"
+            "activations  quantize the values between ops to 8 bits, by statistics of sample data\n"
             "decompress   turn compressed weights back into plain fp16 or fp32 tensors\n"
             "null         change nothing: read the model, check it and write it again\n");
 }
@@ -304,7 +305,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadCall{"RunOfNothing",
                 {"run", "in.mlpackage"},
                 2,
-                "error: run: expected --recipe FILE or --pass NAME, got neither"},
+                "error: run: expected --recipe FILE, --preset NAME or --pass NAME, got none"},
         BadCall{"NoSuchRecipe",
                 {"run", "--recipe", "no.yaml", "in.mlpackage"},
                 3,
@@ -496,8 +497,10 @@ TEST(Cli, ASignalLeavesNothingBehind) {
   const TempDir dir;
   WriteLargePackage(dir / "in.mlpackage", 96 << 20);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
-    const pid_t child = Start(dir.path(), {"palettize", "-q", "--nbits", "8", "--threads", "1",
-                                           "in.mlpackage", "-o", "out.mlpackage"});
+    // Vectors take seconds, so that there is something to interrupt.
+    const pid_t child =
+        Start(dir.path(), {"palettize", "-q", "--nbits", "8", "--cluster-dim", "4", "--threads",
+                           "1", "in.mlpackage", "-o", "out.mlpackage"});
     // As soon as the hidden folder is there, the work is under way.
     bool begun = false;
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);

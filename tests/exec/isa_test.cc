@@ -221,6 +221,52 @@ TEST_P(Isa, RowsAreSummedInDouble) {
   }
 }
 
+TEST_P(Isa, SummariesAreThoseOfPlainLoops) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const size_t count : {0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 100, 4096}) {
+    std::vector<float> x = Random(count, static_cast<uint32_t>(count));
+    for (size_t i = 0; i < count; i += 5) x[i] = i % 2 == 0 ? 0.0f : -0.0f;
+    if (count > 20) x[18] = 1e-40f;
+    double sum = 0, squares = 0;
+    float least = infinity, greatest = -infinity, least_magnitude = infinity;
+    float greatest_magnitude = 0;
+    for (const float number : x) {
+      sum += static_cast<double>(number);
+      squares += static_cast<double>(number) * static_cast<double>(number);
+      least = std::min(least, number);
+      greatest = std::max(greatest, number);
+      if (number != 0) least_magnitude = std::min(least_magnitude, std::fabs(number));
+      greatest_magnitude = std::max(greatest_magnitude, std::fabs(number));
+    }
+    NumbersSummary summary;
+    GetParam()->summarize(x.data(), static_cast<int64_t>(count), &summary);
+    EXPECT_NEAR(summary.sum, sum, 1e-12);
+    EXPECT_NEAR(summary.sum_of_squares, squares, 1e-9);
+    EXPECT_EQ(summary.least, least);
+    EXPECT_EQ(summary.greatest, greatest);
+    EXPECT_EQ(summary.least_magnitude, least_magnitude);
+    EXPECT_EQ(GetParam()->greatest_magnitude(x.data(), static_cast<int64_t>(count)),
+              greatest_magnitude);
+    std::vector<float> most = Random(count, 9);
+    const std::vector<float> before = most;
+    std::vector<double> sums(count, 0.5);
+    GetParam()->keep_greatest_magnitudes(x.data(), static_cast<int64_t>(count), most.data());
+    GetParam()->add_squares(x.data(), static_cast<int64_t>(count), sums.data());
+    for (size_t i = 0; i < count; ++i) {
+      EXPECT_EQ(most[i], std::max(before[i], std::fabs(x[i])));
+      EXPECT_EQ(sums[i], 0.5 + static_cast<double>(x[i]) * static_cast<double>(x[i]));
+    }
+  }
+  for (const float wrong : {infinity, -infinity, std::numeric_limits<float>::quiet_NaN()})
+    for (const size_t at : {0, 7, 40}) {
+      std::vector<float> x = Random(41, 1);
+      x[at] = wrong;
+      NumbersSummary summary;
+      GetParam()->summarize(x.data(), 41, &summary);
+      EXPECT_FALSE(std::isfinite(summary.sum_of_squares));
+    }
+}
+
 TEST_P(Isa, SoftmaxSumsToOne) {
   for (const size_t count : {1u, 5u, 16u, 33u, 1000u}) {
     std::vector<float> x = Random(count, 13);

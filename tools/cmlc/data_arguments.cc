@@ -49,7 +49,7 @@ void DataArguments::AddExecution(CLI::App& app) {
                  "the instruction set of inner loops: v1 or v3 of x86-64 (default: the best that "
                  "there is)");
   app.add_option("--max-memory", execution.max_memory_bytes,
-                 "fail if values need more bytes than this")
+                 "fail if values (and statistics) need more bytes than this")
       ->type_name("BYTES");
   app.add_option("--max-steps", execution.max_steps,
                  "fail if a run takes more operations than this (loops may have no end)")
