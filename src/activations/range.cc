@@ -144,6 +144,7 @@ Range Search(Range widest, bool symmetric, const ErrorOf& error_of) {
 // (or 256 where all numbers have one sign) spread evenly over the bins of each that hold anything.
 double BestEndByKl(const std::vector<Mass>& masses, double most, size_t levels) {
   constexpr size_t kBins = 2048;
+  constexpr double kMostBeyond = 0.05;
   std::vector<double> bins(kBins, 0.0);
   for (const Mass& mass : masses) {
     const auto bin = static_cast<size_t>(std::fabs(mass.x) / most * kBins);
@@ -158,7 +159,9 @@ double BestEndByKl(const std::vector<Mass>& masses, double most, size_t levels) 
     if (end > levels) inside += bins[end - 1];
     const double beyond = total - inside;
     // What is beyond goes to the last bin; if that holds nothing, nothing there can stand for it.
-    if (inside == 0 || (bins[end - 1] == 0 && beyond > 0)) continue;
+    // And if most went there, any distribution would look like that: numbers that are few and far
+    // between would be cut off at the least of them.
+    if (inside == 0 || (bins[end - 1] == 0 && beyond > 0) || beyond > kMostBeyond * total) continue;
     double divergence = 0;
     size_t begin = 0;
     for (size_t level = 0; level < levels; ++level) {

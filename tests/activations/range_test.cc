@@ -227,6 +227,13 @@ TEST(FindRange, ByDivergenceCutsOffFarNumbers) {
   }
 }
 
+// Of grey levels, say: the least of them alone has no divergence at all.
+TEST(FindRange, ByDivergenceKeepsFewDistinctNumbers) {
+  std::vector<float> numbers;
+  for (int i = 0; i < 1700; ++i) numbers.push_back(static_cast<float>(i % 17) / 16);
+  EXPECT_EQ(Find(StatisticsOf({numbers}), With(Method::kKl)).high, 1);
+}
+
 TEST(FindRange, OfSeveralValuesIsForAllOfThem) {
   const ValueStatistics a = StatisticsOf({{-1, 2}}), b = StatisticsOf({{0, 5}, {1, 4}});
   const ValueStatistics* const both[] = {&a, &b};

@@ -8,6 +8,7 @@ Groups of checks:
             same scales and zero points; on small nets of every pattern, and on the ML Programs of
             DIR
   loads     coremltools reads the results, and nothing but pairs was added
+  order     activations before weights give the same bytes as after them; done twice is done once
   digits    W8A8 and A8W4 of the example model: at most 0.5 points of accuracy less
   samples   every sample set of DIR calibrates its model; ranges by least squared error are not
             worse than all that was seen by more than 0.1 dB at any output
@@ -39,7 +40,7 @@ from coremltools.converters.mil.mil import types
 from coremltools.optimize import _utils as peer_utils
 from coremltools.optimize.coreml import _post_training_quantization as peer
 from outside_judge import load_judge
-from run_checks import Tally, Tool
+from run_checks import Tally, Tool, fingerprint
 from zoo import Weights, spec
 
 DIFFERENCES = """
@@ -446,6 +447,27 @@ class Checks:
                 self.tally.check(f"{name}: {' '.join(way)}", problems)
         self.tally.end()
 
+    def order(self) -> None:
+        self.tally.begin("order")
+        for path in [DIGITS / "digits.mlpackage", *self.packages()]:
+            name = path.parent.name
+            kind = json.loads(self.tool.run("info", path, "--json"))["kind"]
+            if kind not in ("mlProgram", "pipeline"):
+                continue
+            stats = self.statistics(path, name)
+            first, last = self.tool.output("first"), self.tool.output("last")
+            for weights in ("quantize", "palettize:nbits=4,lut_dtype=int8,group_size=16"):
+                passes = ["--pass", "activations", "--pass", weights]
+                for out, order in ((first, passes), (last, passes[2:] + passes[:2])):
+                    self.tool.run("run", path, *order, "--stats", stats, "-q", "-o", out)
+                same = fingerprint(first) == fingerprint(last)
+                self.tally.check(f"{name}: {weights}", [] if same else ["the order matters"])
+            self.tool.run("activations", path, "--stats", stats, "-q", "-o", first)
+            self.tool.run("activations", first, "--random", "2", "-q", "-o", last)
+            same = fingerprint(first) == fingerprint(last)
+            self.tally.check(f"{name}: twice", [] if same else ["the second time changed it"])
+        self.tally.end()
+
     def digits(self) -> None:
         self.tally.begin("digits")
         source, samples = DIGITS / "digits.mlpackage", DIGITS / "samples"
@@ -515,7 +537,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checks = Checks(Tool(options.cmlc.resolve(), folder), folder, options.models, options.judge)
-        for group in ("peer", "peer_models", "loads", "digits", "samples"):
+        for group in ("peer", "peer_models", "loads", "order", "digits", "samples"):
             if options.only in group:
                 getattr(checks, group)()
     print("%d passed, %d failed, %d skipped" % checks.tally.counts())
