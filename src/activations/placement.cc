@@ -170,6 +170,7 @@ void Placer::Consider(Operation& op) {
   // The operands that hold floats.
   std::vector<Operand> operands;
   bool constant_beside = false;
+  const Definition* constant = nullptr;
   const auto collect = [&](const std::string& parameter) {
     const auto found = op.inputs.find(parameter);
     if (found == op.inputs.end()) return;
@@ -179,6 +180,7 @@ void Placer::Consider(Operation& op) {
       const Definition* value = name == nullptr ? nullptr : index_.FindValue(&op, *name);
       if (value == nullptr || IsConstant(*value)) {
         constant_beside = true;
+        if (value != nullptr && IsFloatValue(*value)) constant = value;
         continue;
       }
       if (!IsFloatValue(*value)) continue;
@@ -194,7 +196,12 @@ void Placer::Consider(Operation& op) {
     return;
   }
   for (const std::string_view parameter : info->parameters) collect(std::string(parameter));
-  if (operands.empty()) return;
+  if (operands.empty()) {
+    if (constant != nullptr)
+      Leave(constant, op, std::string(info->parameters.front()), "constant",
+            "it is a constant; weights are for `cmlc quantize`", false);
+    return;
+  }
 
   bool all = true;
   for (Operand& operand : operands) {

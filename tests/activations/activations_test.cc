@@ -164,6 +164,16 @@ TEST(Activations, AddNeedsBothOperands) {
   EXPECT_EQ(run.report().version_after, 8);
 }
 
+TEST(Activations, ConstantsStayAndAreListed) {
+  Net net;
+  net.main().BlobConst("b", kHalf, {1, 2, 4, 4}, RandomWeights(kHalf, 32, 1));
+  net.Conv("c", "b").Op("mul", "y", {{"x", "c"}, {"y", "h"}}).Output("y");
+  const PassRun run(net.package(), Activations(), Random());
+  ASSERT_TRUE(run.ok()) << run.error();
+  EXPECT_EQ(Read(run.after(), "c"), "b");
+  EXPECT_EQ(Report(run, "b").category, "constant");
+}
+
 TEST(Activations, MoreOpsAreDoneWhenTheyAreAskedFor) {
   Net net;
   net.Op("softmax", "s", {{"x", "h"}}).Op("mul", "m", {{"x", "s"}, {"y", "h"}});
