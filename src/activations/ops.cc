@@ -90,6 +90,18 @@ bool OnlyMoves(const Operation& op, const Value* pad_mode, const Value* pad_cons
   return pad_constant == nullptr || IsZero(*pad_constant);
 }
 
+const Value* ConstantArgument(const GraphIndex& index, const Operation& op,
+                              const std::string& parameter) {
+  const auto found = op.inputs.find(parameter);
+  if (found == op.inputs.end() || found->second.bindings.size() != 1) return nullptr;
+  if (const auto* value = std::get_if<Value>(&found->second.bindings[0].target)) return value;
+  const auto* name = std::get_if<std::string>(&found->second.bindings[0].target);
+  const Definition* source = name == nullptr ? nullptr : index.Find(&op, *name);
+  if (source == nullptr || !IsConst(*source->op)) return nullptr;
+  const auto value = source->op->attributes.find("val");
+  return value == source->op->attributes.end() ? nullptr : &value->second;
+}
+
 bool IsLayer(std::string_view type) { return Has(kLayers, type); }
 
 }  // namespace cmlc::activations

@@ -369,18 +369,6 @@ class Ties {
   std::unordered_map<const Definition*, const Definition*> parents_;
 };
 
-const Value* ConstantArgument(const GraphIndex& index, const Operation& op,
-                              const std::string& parameter) {
-  const auto found = op.inputs.find(parameter);
-  if (found == op.inputs.end() || found->second.bindings.size() != 1) return nullptr;
-  if (const auto* value = std::get_if<Value>(&found->second.bindings[0].target)) return value;
-  const auto* name = std::get_if<std::string>(&found->second.bindings[0].target);
-  const Definition* source = name == nullptr ? nullptr : index.Find(&op, *name);
-  if (source == nullptr || !IsConst(*source->op)) return nullptr;
-  const auto value = source->op->attributes.find("val");
-  return value == source->op->attributes.end() ? nullptr : &value->second;
-}
-
 }  // namespace
 
 Placement Place(Block& block, const GraphIndex& index, const Statistics& statistics,

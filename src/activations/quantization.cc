@@ -13,6 +13,7 @@
 #include <span>
 #include <utility>
 
+#include "activations/ops.h"
 #include "ir/encoding.h"
 #include "numeric/half.h"
 
@@ -202,13 +203,7 @@ const Definition* Cleaner::Source(const Operation& op, const std::string& parame
 }
 
 const Value* Cleaner::Constant(const Operation& op, const std::string& parameter) const {
-  const auto found = op.inputs.find(parameter);
-  if (found == op.inputs.end() || found->second.bindings.size() != 1) return nullptr;
-  if (const auto* value = std::get_if<Value>(&found->second.bindings[0].target)) return value;
-  const Definition* source = Source(op, parameter);
-  if (source == nullptr || source->op == nullptr || !IsConst(*source->op)) return nullptr;
-  const auto value = source->op->attributes.find("val");
-  return value == source->op->attributes.end() ? nullptr : &value->second;
+  return ConstantArgument(*index_, op, parameter);
 }
 
 // Nothing if it is not known: then the op is left alone.
