@@ -18,7 +18,7 @@ using Values = std::span<const ValueStatistics* const>;
 // Numbers are cut off only where that makes the mean squared error this many times smaller. They
 // are the greatest ones, which what follows goes by most, and errors of cutting off all have the
 // same sign, where those of rounding cancel in the sums of the next layer: on real nets cutting off
-// for less made outputs worse as often as better.
+// for less made some outputs worse than cutting off nothing.
 constexpr double kWorthCutting = 2;
 
 // So many numbers near `x`.

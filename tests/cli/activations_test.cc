@@ -1,13 +1,12 @@
 // `activations`, and presets of `run`, as their users see them.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <string>
 #include <vector>
 
+#include "support/cli.h"
 #include "support/pass_run.h"
 #include "support/test_util.h"
 
@@ -16,35 +15,15 @@ namespace {
 
 const fs::path kDigits = fs::path(CMLC_SOURCE_DIR) / "examples/digits";
 
-struct Outcome {
-  int exit_code = -1;
-  std::string out, err;
-};
-
 class ActivationsCommand : public ::testing::Test {
  protected:
   ActivationsCommand() { fs::copy(kDigits, dir_.path(), fs::copy_options::recursive); }
-  // In the folder of the example; seconds become "T".
   Outcome Run(const std::vector<std::string>& arguments) const {
-    const TempDir captured;
-    std::string command = "cd '" + dir_.path().string() + "' && '" + CMLC_BINARY + "'";
-    for (const std::string& argument : arguments) command += " '" + argument + "'";
-    command += " >'" + (captured / "out").string() + "' 2>'" + (captured / "err").string() + "'";
-    const int status = std::system(command.c_str());
-    Outcome outcome;
-    if (WIFEXITED(status)) outcome.exit_code = WEXITSTATUS(status);
-    outcome.out =
-        std::regex_replace(ReadFile(captured / "out"), std::regex(R"(\d+\.\d+ s\n)"), "T\n");
-    outcome.err = ReadFile(captured / "err");
-    return outcome;
+    return RunCmlc(dir_.path(), arguments);
   }
-  void ExpectFails(const std::vector<std::string>& arguments, int exit_code,
-                   std::string_view fragment) const {
-    const Outcome outcome = Run(arguments);
-    EXPECT_EQ(outcome.exit_code, exit_code) << outcome.err;
-    EXPECT_TRUE(outcome.err.starts_with("error: ")) << outcome.err;
-    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
-    EXPECT_NE(outcome.err.find(fragment), std::string::npos) << outcome.err;
+  void Fails(const std::vector<std::string>& arguments, int exit_code,
+             std::string_view fragment) const {
+    ExpectFails(Run(arguments), exit_code, fragment);
     EXPECT_FALSE(fs::exists(dir_ / "out.mlpackage"));
   }
 
@@ -112,24 +91,24 @@ TEST_F(ActivationsCommand, PresetsAreRecipes) {
 }
 
 TEST_F(ActivationsCommand, Errors) {
-  ExpectFails({"activations", "digits.mlpackage", "-o", "out.mlpackage"}, 2,
-              "expected --data DATA to run the model over, or --stats FILE of `cmlc calibrate`");
-  ExpectFails({"activations", "digits.mlpackage", "--stats", "none.stats", "-o", "out.mlpackage"},
-              3, "none.stats");
-  ExpectFails({"activations", "digits.mlpackage", "--random", "1", "--ranges", "best", "-o",
-               "out.mlpackage"},
-              2, "ranges: expected one of mse, minmax, ema, percentile, kl, got 'best'");
-  ExpectFails({"activations", "digits.mlpackage", "--random", "1", "--percentile", "99", "-o",
-               "out.mlpackage"},
-              2, "percentile: goes with ranges percentile, got mse");
-  ExpectFails({"activations", "digits.mlpackage", "--random", "1", "--ops", "softmax,nothing", "-o",
-               "out.mlpackage"},
-              2, "ops: expected some of batch_norm, concat");
-  ExpectFails({"run", "digits.mlpackage", "--preset", "w7a7", "-o", "out.mlpackage"}, 2,
-              "--preset 'w7a7': expected one of a8w4, w8a8");
-  ExpectFails({"run", "digits.mlpackage", "--pass", "palettize:nbits=4", "--random", "1", "-o",
-               "out.mlpackage"},
-              2, "palettize: --data: no pass of this run goes by data");
+  Fails({"activations", "digits.mlpackage", "-o", "out.mlpackage"}, 2,
+        "expected --data DATA to run the model over, or --stats FILE of `cmlc calibrate`");
+  Fails({"activations", "digits.mlpackage", "--stats", "none.stats", "-o", "out.mlpackage"}, 3,
+        "none.stats");
+  Fails({"activations", "digits.mlpackage", "--random", "1", "--ranges", "best", "-o",
+         "out.mlpackage"},
+        2, "ranges: expected one of mse, minmax, ema, percentile, kl, got 'best'");
+  Fails({"activations", "digits.mlpackage", "--random", "1", "--percentile", "99", "-o",
+         "out.mlpackage"},
+        2, "percentile: goes with ranges percentile, got mse");
+  Fails({"activations", "digits.mlpackage", "--random", "1", "--ops", "softmax,nothing", "-o",
+         "out.mlpackage"},
+        2, "ops: expected some of batch_norm, concat");
+  Fails({"run", "digits.mlpackage", "--preset", "w7a7", "-o", "out.mlpackage"}, 2,
+        "--preset 'w7a7': expected one of a8w4, w8a8");
+  Fails({"run", "digits.mlpackage", "--pass", "palettize:nbits=4", "--random", "1", "-o",
+         "out.mlpackage"},
+        2, "palettize: --data: no pass of this run goes by data");
 }
 
 TEST_F(ActivationsCommand, RandomNumbersAreNoCalibration) {

@@ -1,7 +1,6 @@
 // `predict` and `compare` as their users see them: exact output, exit codes, what is left on the
 // disk.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -11,40 +10,12 @@
 
 #include "base/npy.h"
 #include "base/zip.h"
+#include "support/cli.h"
 #include "support/package_builder.h"
 #include "support/test_util.h"
 
 namespace cmlc::test {
 namespace {
-
-struct Outcome {
-  int exit_code = -1;
-  std::string out, err;
-};
-
-std::string Quoted(const std::string& text) { return "'" + text + "'"; }
-
-// Runs cmlc in `folder`. Seconds in the output become "T".
-Outcome Cmlc(const fs::path& folder, const std::vector<std::string>& arguments) {
-  const TempDir captured;
-  std::string command = "cd " + Quoted(folder) + " && " + Quoted(CMLC_BINARY);
-  for (const std::string& argument : arguments) command += " " + Quoted(argument);
-  command += " >" + Quoted(captured / "out") + " 2>" + Quoted(captured / "err");
-  const int status = std::system(command.c_str());
-  Outcome outcome;
-  if (WIFEXITED(status)) outcome.exit_code = WEXITSTATUS(status);
-  outcome.out =
-      std::regex_replace(ReadFile(captured / "out"), std::regex(R"(\d+\.\d+ s\n)"), "T\n");
-  outcome.err = ReadFile(captured / "err");
-  return outcome;
-}
-
-void ExpectFails(const Outcome& outcome, int exit_code, std::string_view fragment) {
-  EXPECT_EQ(outcome.exit_code, exit_code) << outcome.err;
-  EXPECT_TRUE(outcome.err.starts_with("error: ")) << outcome.err;
-  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
-  EXPECT_NE(outcome.err.find(fragment), std::string::npos) << outcome.err;
-}
 
 std::vector<std::string> Names(const fs::path& folder) {
   std::vector<std::string> names;
@@ -80,7 +51,7 @@ class Running : public ::testing::Test {
     WriteFile(dir_ / "many.npy", NpyHeader("<f4", {3, 2}) + BytesOf<float>({1, 2, 3, 4, 5, 6}));
     before_ = Names(dir_.path());
   }
-  Outcome Run(const std::vector<std::string>& arguments) { return Cmlc(dir_.path(), arguments); }
+  Outcome Run(const std::vector<std::string>& arguments) { return RunCmlc(dir_.path(), arguments); }
 
   TempDir dir_;
   std::vector<std::string> before_;

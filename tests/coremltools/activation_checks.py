@@ -24,7 +24,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -341,6 +341,13 @@ class Checks:
     def packages(self) -> list[Path]:
         return sorted(self.models.glob("*/*.mlpackage")) if self.models else []
 
+    def calibrated(self) -> Iterator[tuple[str, Path, Path]]:
+        """The example model and every ML Program: name, package, statistics of random inputs."""
+        for path in [DIGITS / "digits.mlpackage", *self.packages()]:
+            kind = json.loads(self.tool.run("info", path, "--json"))["kind"]
+            if kind in ("mlProgram", "pipeline"):
+                yield path.parent.name, path, self.statistics(path, path.parent.name)
+
     def net(self, name: str, half: bool) -> Path:
         key = f"{name}_{'fp16' if half else 'fp32'}"
         if key not in self.nets:
@@ -420,12 +427,7 @@ class Checks:
         judge = None
         if self.judge is not None and self.judge.exists():
             judge = load_judge(self.judge)
-        for path in [DIGITS / "digits.mlpackage", *self.packages()]:
-            name = path.parent.name
-            kind = json.loads(self.tool.run("info", path, "--json"))["kind"]
-            if kind not in ("mlProgram", "pipeline"):
-                continue
-            stats = self.statistics(path, name)
+        for name, path, stats in self.calibrated():
             if judge is not None:
                 _, original = judge.load_programs(path)
             for way in (
@@ -449,12 +451,7 @@ class Checks:
 
     def order(self) -> None:
         self.tally.begin("order")
-        for path in [DIGITS / "digits.mlpackage", *self.packages()]:
-            name = path.parent.name
-            kind = json.loads(self.tool.run("info", path, "--json"))["kind"]
-            if kind not in ("mlProgram", "pipeline"):
-                continue
-            stats = self.statistics(path, name)
+        for name, path, stats in self.calibrated():
             first, last = self.tool.output("first"), self.tool.output("last")
             for weights in ("quantize", "palettize:nbits=4,lut_dtype=int8,group_size=16"):
                 passes = ["--pass", "activations", "--pass", weights]
