@@ -192,7 +192,18 @@ void Placer::Consider(Operation& op) {
   };
   if (!asked) {
     for (const auto& [parameter, argument] : op.inputs) collect(parameter);
-    if (!operands.empty()) ++placement_.float_ops[op.type];
+    if (operands.empty()) return;
+    ++placement_.float_ops[op.type];
+    // Options for what is not done have no effect, and that is not kept quiet.
+    const Operand& first = operands.front();
+    const Wish wish = wish_for_(op, first.use.parameter, *first.value);
+    if (wish.settings && wish.by_rule)
+      Leave(first.value, op, first.use.parameter, "of ops that are not quantized",
+            info != nullptr
+                ? fmt::format("a rule has options for it, but {} is quantized with --ops {} only",
+                              op.type, op.type)
+                : fmt::format("a rule has options for it, but {} is never quantized", op.type),
+            wish.by_name);
     return;
   }
   for (const std::string_view parameter : info->parameters) collect(std::string(parameter));

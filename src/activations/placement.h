@@ -43,6 +43,7 @@ struct PlacementOptions {
 struct Wish {
   std::optional<Settings> settings;  // nothing: left alone
   std::string because;               // of what is left alone: the rule
+  bool by_rule = false;              // a rule gives the settings
   bool by_name = false;              // a rule asks for this op by its name
 };
 using WishFor =

@@ -115,7 +115,10 @@ Placement ActivationRunner::PlaceIn(const Site& site, const GraphIndex& index) {
                      fmt::format("{}: ops, tied, keep_io and normalize_scales are options of the "
                                  "whole pass, not of a rule",
                                  choice.because)};
-    return Wish{.settings = pass.settings(), .because = {}, .by_name = choice.by_name};
+    return Wish{.settings = pass.settings(),
+                .because = {},
+                .by_rule = !choice.because.empty(),
+                .by_name = choice.by_name};
   };
   return activations::Place(*site.block, index, *site.statistics, base_.placement(), wish_for);
 }

@@ -220,6 +220,23 @@ TEST(Activations, RulesHaveOptionsOfTheirOwn) {
   EXPECT_NE(whole.error().find("options of the whole pass"), std::string::npos);
 }
 
+TEST(Activations, RulesForOpsThatAreNotDoneAreToldOf) {
+  Net net;
+  net.Conv("c", "h").Op("softmax", "s", {{"x", "c"}}).Op("exp", "y", {{"x", "s"}}).Output("y");
+  const PassRun run(
+      net.package(),
+      Activations({}, {ByType("softmax", {{"dtype", "uint8"}}), ByName("y", {{"dtype", "uint8"}})}),
+      Random());
+  ASSERT_TRUE(run.ok()) << run.error();
+  std::vector<std::string> reasons;
+  for (const ActivationReport& report : run.report().activations)
+    if (report.category == "of ops that are not quantized") reasons.push_back(report.reason);
+  EXPECT_EQ(reasons, (std::vector<std::string>{
+                         "a rule has options for it, but softmax is quantized with --ops softmax "
+                         "only",
+                         "a rule has options for it, but exp is never quantized"}));
+}
+
 TEST(Activations, KeepIoLeavesTheFirstAndTheLastLayers) {
   Net net;
   net.Conv("c", "h").Op("relu", "r", {{"x", "c"}}).Conv("d", "r").Conv("e", "d").Output("e");
