@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kMostLength = 200;
 
-// One bit at a time, from the definition.
+// One bit at a time, from the definitions.
 std::vector<std::byte> Packed(const std::vector<uint8_t>& codes, int bits) {
   const auto width = static_cast<size_t>(bits);
   std::vector<std::byte> bytes((codes.size() * width + 7) / 8, std::byte{0});
@@ -22,6 +22,16 @@ std::vector<std::byte> Packed(const std::vector<uint8_t>& codes, int bits) {
     for (size_t b = 0; b < width; ++b)
       if ((codes[i] >> b & 1) != 0)
         bytes[(i * width + b) / 8] |= std::byte{1} << ((i * width + b) % 8);
+  return bytes;
+}
+
+std::vector<std::byte> PackedHighFirst(const std::vector<uint8_t>& codes, int bits) {
+  const auto width = static_cast<size_t>(bits);
+  std::vector<std::byte> bytes((codes.size() * width + 7) / 8, std::byte{0});
+  for (size_t i = 0; i < codes.size(); ++i)
+    for (size_t b = 0; b < width; ++b)
+      if ((codes[i] >> (width - 1 - b) & 1) != 0)
+        bytes[(i * width + b) / 8] |= std::byte{0x80} >> ((i * width + b) % 8);
   return bytes;
 }
 
@@ -35,6 +45,14 @@ std::vector<std::byte> Bytes(const std::vector<int>& values) {
 std::vector<std::byte> PackInto(std::vector<std::byte> out, const std::vector<uint8_t>& codes,
                                 int bits) {
   PackBits(codes, bits, out);
+  return out;
+}
+
+using Conversion = void (*)(std::span<const std::byte>, int, size_t, std::span<std::byte>);
+std::vector<std::byte> Convert(Conversion conversion, const std::vector<std::byte>& in, int bits,
+                               size_t count) {
+  std::vector<std::byte> out(in.size(), std::byte{0xa5});
+  conversion(in, bits, count, out);
   return out;
 }
 
@@ -54,7 +72,7 @@ class BitPack : public testing::TestWithParam<int> {
   std::mt19937 random_{1};
 };
 
-INSTANTIATE_TEST_SUITE_P(Width, BitPack, testing::Values(1, 2, 3, 4, 6, 8),
+INSTANTIATE_TEST_SUITE_P(Width, BitPack, testing::Range(1, 9),
                          [](const auto& test) { return std::to_string(test.param); });
 
 TEST_P(BitPack, PacksEveryLength) {
@@ -120,27 +138,55 @@ TEST_P(BitPack, IgnoresWhatFollows) {
   }
 }
 
+TEST_P(BitPack, ChangesTheOrderOfEveryLength) {
+  for (size_t length = 0; length <= kMostLength; ++length) {
+    for (const std::vector<uint8_t>& codes : {RandomCodes(length), Largest(length)}) {
+      const std::vector<std::byte> low_first = Packed(codes, bits());
+      const std::vector<std::byte> high_first = PackedHighFirst(codes, bits());
+      ASSERT_EQ(Convert(LowToHighFirst, low_first, bits(), length), high_first) << length;
+      ASSERT_EQ(Convert(HighToLowFirst, high_first, bits(), length), low_first) << length;
+    }
+  }
+}
+
+TEST_P(BitPack, ChangesTheOrderOfCodesOnly) {
+  for (size_t length = 1; length <= kMostLength; ++length) {
+    const std::vector<uint8_t> zeros(length, 0);
+    const std::vector<std::byte> expected = Packed(zeros, bits());
+    std::vector<std::byte> low_first = expected, high_first = expected;
+    for (size_t bit = length * static_cast<size_t>(bits()); bit < 8 * expected.size(); ++bit) {
+      low_first[bit / 8] |= std::byte{1} << (bit % 8);
+      high_first[bit / 8] |= std::byte{0x80} >> (bit % 8);
+    }
+    ASSERT_EQ(Convert(LowToHighFirst, low_first, bits(), length), expected) << length;
+    ASSERT_EQ(Convert(HighToLowFirst, high_first, bits(), length), expected) << length;
+  }
+}
+
 // The packed bytes that coremltools writes for these values.
 TEST(BitPackVectors, MatchTheFormat) {
   struct Case {
     int bits;
     std::vector<uint8_t> codes;
-    std::vector<int> bytes;
+    std::vector<int> low_first, high_first;
   };
   const std::vector<Case> cases = {
-      {4, {8, 14, 0, 2, 7}, {0xe8, 0x20, 0x07}},  // int4: -8 -2 0 2 7
-      {4, {1, 2, 3, 4, 5}, {0x21, 0x43, 0x05}},
-      {2, {0, 3, 2, 1, 3}, {0x6c, 0x03}},
-      {1, {1, 0, 1, 0, 1, 0, 0, 0, 1, 1}, {0x15, 0x03}},
-      {3, {1, 2, 3, 4, 5, 6, 7, 0, 5}, {0xd1, 0x58, 0x1f, 0x05}},
-      {6, {1, 2, 63, 32, 5}, {0x81, 0xf0, 0x83, 0x05}},
+      {4, {8, 14, 0, 2, 7}, {0xe8, 0x20, 0x07}, {0x8e, 0x02, 0x70}},  // int4: -8 -2 0 2 7
+      {4, {1, 2, 3, 4, 5}, {0x21, 0x43, 0x05}, {0x12, 0x34, 0x50}},
+      {2, {0, 3, 2, 1, 3}, {0x6c, 0x03}, {0x39, 0xc0}},
+      {1, {1, 0, 1, 0, 1, 0, 0, 0, 1, 1}, {0x15, 0x03}, {0xa8, 0xc0}},
+      {3, {1, 2, 3, 4, 5, 6, 7, 0, 5}, {0xd1, 0x58, 0x1f, 0x05}, {0x29, 0xcb, 0xb8, 0xa0}},
+      {6, {1, 2, 63, 32, 5}, {0x81, 0xf0, 0x83, 0x05}, {0x04, 0x2f, 0xe0, 0x14}},
   };
   for (const Case& test : cases) {
-    const std::vector<std::byte> bytes = Bytes(test.bytes);
+    const std::vector<std::byte> bytes = Bytes(test.low_first);
     EXPECT_EQ(PackInto(std::vector<std::byte>(bytes.size()), test.codes, test.bits), bytes);
     std::vector<uint8_t> unpacked(test.codes.size());
     UnpackBits(bytes, test.bits, 0, unpacked);
     EXPECT_EQ(unpacked, test.codes);
+    const std::vector<std::byte> high_first = Bytes(test.high_first);
+    EXPECT_EQ(Convert(LowToHighFirst, bytes, test.bits, test.codes.size()), high_first);
+    EXPECT_EQ(Convert(HighToLowFirst, high_first, test.bits, test.codes.size()), bytes);
   }
 }
 
@@ -151,6 +197,10 @@ TEST(BitPackDeathTest, RefusesWrongSizes) {
   EXPECT_DEATH(UnpackBits(packed, 4, 0, codes), "");
   EXPECT_DEATH(UnpackBits(packed, 4, 1, std::span(codes).first(8)), "");
   EXPECT_DEATH(PackBits(std::span(codes).first(8), 5, std::span(packed)), "");
+  EXPECT_DEATH(PackBits(std::span(codes).first(4), 0, std::span(packed).first(0)), "");
+  EXPECT_DEATH(PackBits(std::span(codes).first(3), 9, packed), "");
+  EXPECT_DEATH(LowToHighFirst(packed, 4, 9, packed), "");
+  EXPECT_DEATH(HighToLowFirst(packed, 4, 8, std::span(packed).first(3)), "");
 }
 
 TEST(CountOnes, CountsEveryRange) {
