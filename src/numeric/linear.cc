@@ -37,6 +37,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "numeric/coding-inl.h"
 #include "numeric/convert.h"
 #include "numeric/half.h"
 
@@ -44,16 +45,14 @@
 #define CMLC_NUMERIC_LINEAR_ONCE_
 namespace cmlc::numeric {
 
-// Candidates in a batch; no target uses wider vectors of floats than this.
-constexpr size_t kBatch = 16;
+// Candidates in a batch.
+constexpr size_t kBatch = kMostLanes;
 // Values for which sums are kept in fp32 before they are added in double.
 constexpr size_t kChunk = 128;
 // Up to this many values a fixed set of shrink factors reaches far enough.
 constexpr size_t kMostShort = 64;
 // At 8 bits neighbours of the scale are tried in longer blocks only, as that takes long.
 constexpr size_t kMostHasty = 4096;
-// Adding and subtracting it rounds |x| < 2^22 to an integer, ties to even.
-constexpr float kRounder = 0x1.8p23f;
 // Zero points beyond it are outside of every range of codes.
 constexpr float kFarOut = 1024.0f;
 constexpr float kLeastHalf = 0x1p-24f;
@@ -127,8 +126,6 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-using Floats = hn::CappedTag<float, kBatch>;
-
 void ExtremesOf(const float* values, size_t count, float* least, float* greatest) {
   const Floats d;
   const size_t lanes = hn::Lanes(d);
@@ -168,36 +165,6 @@ void ExtremesOf(const float* values, size_t count, float* least, float* greatest
   *greatest = high + 0.0f;
 }
 
-// fp16 values are taken as their bit patterns. Where the processor converts, it is asked to; else
-// integer arithmetic gives the same.
-#undef CMLC_CONVERTS_HALVES
-#if HWY_TARGET <= HWY_AVX2 || HWY_ARCH_ARM
-#define CMLC_CONVERTS_HALVES 1
-#else
-#define CMLC_CONVERTS_HALVES 0
-#endif
-
-// `lanes` values as floats; those of fp16 must be finite.
-template <class D>
-HWY_INLINE hn::Vec<D> LoadFloats(D d, const float* from) {
-  return hn::LoadU(d, from);
-}
-template <class D>
-HWY_INLINE hn::Vec<D> LoadFloats(D d, const uint16_t* from) {
-  const hn::Rebind<uint16_t, D> d16;
-#if CMLC_CONVERTS_HALVES
-  const hn::Rebind<hwy::float16_t, D> dh;
-  return hn::PromoteTo(d, hn::BitCast(dh, hn::LoadU(d16, from)));
-#else
-  const hn::Rebind<uint32_t, D> du;
-  const auto bits = hn::PromoteTo(du, hn::LoadU(d16, from));
-  // The exponent moves up by a multiplication, which serves subnormals as well.
-  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x7fff)));
-  const auto sign = hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000)));
-  return hn::Or(hn::Mul(hn::BitCast(d, magnitude), hn::Set(d, 0x1p112f)), hn::BitCast(d, sign));
-#endif
-}
-
 // Rounds to the nearest fp16, ties to even, from 65520 on to infinity.
 template <class D>
 HWY_INLINE hn::Vec<D> RoundToHalf(D d, hn::Vec<D> v) {
@@ -222,83 +189,6 @@ HWY_INLINE hn::Vec<D> RoundToHalf(D d, hn::Vec<D> v) {
 #endif
 }
 
-// Adds up squares. Value i of a part goes to place i % 32, which vectors of any width can keep, and
-// there are enough places that no sum waits for itself.
-constexpr size_t kPlaces = 32;
-constexpr size_t kPart = 512;
-
-template <typename T>
-class SquareSums {
- public:
-  SquareSums() {
-    std::fill_n(values_, kPlaces, 0.0);
-    std::fill_n(differences_, kPlaces, 0.0);
-  }
-  // A part of up to kPart values, which is filled up with zeros to a multiple of kPlaces.
-  HWY_INLINE void Add(const T* values, const float* differences, size_t count) {
-    Wide(differences, count, differences_);
-    if constexpr (std::is_same_v<T, float>) {
-      Wide(values, count, values_);
-    } else {
-      // Squares of fp16 are exact in fp32, and the sums are short.
-      const hn::CappedTag<float, kPlaces / 2> d;
-      const size_t lanes = hn::Lanes(d);
-      HWY_ALIGN float sums[kPlaces];
-      for (size_t at = 0; at < kPlaces / 2; at += lanes) {
-        auto sum = hn::Zero(d), sum2 = hn::Zero(d);
-        for (size_t i = at; i < count; i += kPlaces) {
-          const auto x = LoadFloats(d, values + i), x2 = LoadFloats(d, values + i + kPlaces / 2);
-          sum = hn::Add(sum, hn::Mul(x, x));
-          sum2 = hn::Add(sum2, hn::Mul(x2, x2));
-        }
-        hn::Store(sum, d, sums + at);
-        hn::Store(sum2, d, sums + at + kPlaces / 2);
-      }
-      for (size_t i = 0; i < kPlaces; ++i) values_[i] += static_cast<double>(sums[i]);
-    }
-  }
-  LinearError Total() {
-    // In pairs: one after the other would take longer than all else for a block of 32.
-    for (size_t half = kPlaces / 2; half > 0; half /= 2)
-      for (size_t i = 0; i < half; ++i) {
-        values_[i] += values_[i + half];
-        differences_[i] += differences_[i + half];
-      }
-    return {.signal = values_[0], .noise = differences_[0]};
-  }
-
- private:
-  // The square of an fp32 value is exact in double, so it does not matter whether the processor
-  // fuses the operations.
-  static HWY_INLINE void Wide(const float* values, size_t count, double* sums) {
-    constexpr size_t kQuarter = kPlaces / 4;
-    const hn::CappedTag<double, kQuarter> dd;
-    const hn::Rebind<float, decltype(dd)> d_half;
-    const size_t lanes = hn::Lanes(dd);
-    for (size_t at = 0; at < kQuarter; at += lanes) {
-      auto a = hn::Load(dd, sums + at), b = hn::Load(dd, sums + at + kQuarter);
-      auto c = hn::Load(dd, sums + at + 2 * kQuarter), e = hn::Load(dd, sums + at + 3 * kQuarter);
-      const auto add = [&](auto sum, const float* from) HWY_ATTR {
-        const auto x = hn::PromoteTo(dd, hn::LoadU(d_half, from));
-        return hn::MulAdd(x, x, sum);
-      };
-      for (size_t i = at; i < count; i += kPlaces) {
-        a = add(a, values + i);
-        b = add(b, values + i + kQuarter);
-        c = add(c, values + i + 2 * kQuarter);
-        e = add(e, values + i + 3 * kQuarter);
-      }
-      hn::Store(a, dd, sums + at);
-      hn::Store(b, dd, sums + at + kQuarter);
-      hn::Store(c, dd, sums + at + 2 * kQuarter);
-      hn::Store(e, dd, sums + at + 3 * kQuarter);
-    }
-  }
-
-  HWY_ALIGN double values_[kPlaces];
-  HWY_ALIGN double differences_[kPlaces];
-};
-
 // The codes less the zero point, as floats.
 struct Steps {
   Steps(const CodeRange& range, int32_t zero_point)
@@ -309,94 +199,37 @@ struct Steps {
   float least, most;
 };
 
-// Codes of some values of one block, and how far what they stand for is from the values.
-template <typename T, bool kHalf, bool kStore>
-HWY_INLINE void QuantizeSome(const T* values, size_t count, float scale_of_block,
-                             const Steps& steps, int32_t mask, uint8_t* codes, float* differences) {
-  const Floats d;
-  const hn::Rebind<int32_t, Floats> di;
-  const hn::Rebind<uint32_t, Floats> du;
-  const hn::Rebind<uint8_t, Floats> d8;
-  const size_t lanes = hn::Lanes(d);
-  const auto scale = hn::Set(d, scale_of_block);
-  const auto least = hn::Set(d, steps.least);
-  const auto most = hn::Set(d, steps.most);
-  const auto rounder = hn::Set(d, kRounder);
-  // The low bits of a sum with kRounder are those of the integer.
-  const auto to_code = hn::Set(di, steps.zero);
-  const auto code_mask = hn::Set(di, mask);
-  const auto some = [&](const T* from, [[maybe_unused]] uint8_t* to, float* difference) HWY_ATTR {
-    const auto x = LoadFloats(d, from);
-    // Between integers clipping and rounding may change places.
-    const auto q = hn::Max(hn::Min(hn::Div(x, scale), most), least);
-    const auto sum = hn::Add(q, rounder);
-    auto decoded = hn::Mul(hn::Sub(sum, rounder), scale);
-    if constexpr (kHalf) {
-      decoded = RoundToHalf(d, decoded);
-    } else {
-      const auto end = hn::Set(d, std::numeric_limits<float>::max());
-      decoded = hn::Max(hn::Min(decoded, end), hn::Neg(end));
-    }
-    hn::StoreU(hn::Sub(x, decoded), d, difference);
-    if constexpr (kStore) {
-      const auto code = hn::And(hn::Add(hn::BitCast(di, sum), to_code), code_mask);
-      hn::StoreU(hn::U8FromU32(hn::BitCast(du, code)), d8, to);
-    }
-  };
-  size_t i = 0;
-  for (; i + lanes <= count; i += lanes)
-    some(values + i, kStore ? codes + i : nullptr, differences + i);
-  if (i == count) return;
-  HWY_ALIGN T rest[kBatch] = {};
-  HWY_ALIGN float rest_differences[kBatch];
-  HWY_ALIGN uint8_t rest_codes[kBatch];
-  std::copy(values + i, values + count, rest);
-  some(rest, rest_codes, rest_differences);
-  std::copy(rest_differences, rest_differences + (count - i), differences + i);
-  if (kStore) std::copy(rest_codes, rest_codes + (count - i), codes + i);
-}
-
 template <typename T, bool kHalf, bool kStore>
 LinearError QuantizeBlocksAs(const T* values, size_t size, size_t count,
                              const LinearParameters* parameters, const CodeRange& range,
                              int32_t mask, uint8_t* codes) {
-  SquareSums<T> sums;
-  HWY_ALIGN float differences[kPart + kBatch];
   Steps steps(range, 0);
-  const auto add = [&](const T* from, size_t n) HWY_ATTR {
-    const size_t whole = n / kPlaces * kPlaces;
-    if (whole > 0) sums.Add(from, differences, whole);
-    if (whole == n) return;
-    HWY_ALIGN T padded[kPlaces] = {};
-    std::copy(from + whole, from + n, padded);
-    std::fill(differences + n, differences + whole + kPlaces, 0.0f);
-    sums.Add(padded, differences + whole, kPlaces);
-  };
-  if (size <= kPart) {
-    const size_t together = kPart / std::max<size_t>(size, 1);
-    for (size_t begin = 0; begin < count; begin += together) {
-      const size_t blocks = std::min(together, count - begin);
-      for (size_t b = 0; b < blocks; ++b) {
-        const size_t at = (begin + b) * size;
-        const LinearParameters& block = parameters[begin + b];
-        if (block.zero_point != steps.zero) steps = Steps(range, block.zero_point);
-        QuantizeSome<T, kHalf, kStore>(values + at, size, block.scale, steps, mask,
-                                       kStore ? codes + at : nullptr, differences + b * size);
+  return CodeBlocks<kStore>(values, size, count, codes, [&](size_t b, const auto& code) HWY_ATTR {
+    const Floats d;
+    const hn::Rebind<int32_t, Floats> di;
+    if (parameters[b].zero_point != steps.zero) steps = Steps(range, parameters[b].zero_point);
+    const auto scale = hn::Set(d, parameters[b].scale);
+    const auto least = hn::Set(d, steps.least);
+    const auto most = hn::Set(d, steps.most);
+    const auto rounder = hn::Set(d, kRounder);
+    // The low bits of a sum with kRounder are those of the integer.
+    const auto to_code = hn::Set(di, steps.zero);
+    const auto code_mask = hn::Set(di, mask);
+    code([&](hn::Vec<Floats> x, hn::Vec<decltype(di)>& bits) HWY_ATTR {
+      // Between integers clipping and rounding may change places.
+      const auto q = hn::Max(hn::Min(hn::Div(x, scale), most), least);
+      const auto sum = hn::Add(q, rounder);
+      auto decoded = hn::Mul(hn::Sub(sum, rounder), scale);
+      if constexpr (kHalf) {
+        decoded = RoundToHalf(d, decoded);
+      } else {
+        const auto end = hn::Set(d, std::numeric_limits<float>::max());
+        decoded = hn::Max(hn::Min(decoded, end), hn::Neg(end));
       }
-      add(values + begin * size, blocks * size);
-    }
-    return sums.Total();
-  }
-  for (size_t b = 0; b < count; ++b) {
-    steps = Steps(range, parameters[b].zero_point);
-    for (size_t i = 0; i < size; i += kPart) {
-      const size_t at = b * size + i, n = std::min(kPart, size - i);
-      QuantizeSome<T, kHalf, kStore>(values + at, n, parameters[b].scale, steps, mask,
-                                     kStore ? codes + at : nullptr, differences);
-      add(values + at, n);
-    }
-  }
-  return sums.Total();
+      bits = hn::And(hn::Add(hn::BitCast(di, sum), to_code), code_mask);
+      return decoded;
+    });
+  });
 }
 
 template <typename T>
