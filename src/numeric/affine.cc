@@ -404,8 +404,14 @@ class OneBit {
     if (block.weights == nullptr) {
       PointsOf(std::span(block.values, block.count), scratch_, points_);
     } else {
-      points_.values.assign(block.values, block.values + block.count);
-      points_.weights.assign(block.weights, block.weights + block.count);
+      points_.clear();
+      for (size_t i = 0; i < block.count; ++i) {
+        const auto weight = static_cast<double>(block.weights[i]);
+        if (i > 0 && block.values[i] == block.values[i - 1])
+          points_.weights.back() += weight;  // as fp32 they are one
+        else
+          points_.Add(static_cast<double>(block.values[i]), weight);
+      }
     }
     const std::vector<double>& means = solver_.Solve(points_.values, points_.weights, 2).centroids;
     return Storable(means.back() - means.front(), means.front(), format);

@@ -218,7 +218,7 @@ double LeastError(const std::vector<float>& block, const AffineFormat& format) {
   if (format.symmetric) {
     const double half = std::ldexp(1.0, format.bits - 1);
     double scale = std::max(-low, high) / (half - 1) * 1.1;
-    for (int i = 0; i < 1000; ++i, scale *= 0.996)
+    for (int i = 0; i < 300; ++i, scale *= 0.988)
       found = std::min(found, ErrorInTurns(block, format, scale, -half * scale));
     return found;
   }
@@ -226,9 +226,9 @@ double LeastError(const std::vector<float>& block, const AffineFormat& format) {
   for (const float value : block) mean += static_cast<double>(value);
   mean /= static_cast<double>(block.size());
   double below = (mean - low) * 1.1;
-  for (int i = 0; i < 32; ++i, below *= 0.91) {
+  for (int i = 0; i < 24; ++i, below *= 0.88) {
     double above = (high - mean) * 1.1;
-    for (int j = 0; j < 32; ++j, above *= 0.91)
+    for (int j = 0; j < 24; ++j, above *= 0.88)
       found = std::min(found,
                        ErrorInTurns(block, format, (below + above) / Levels(format), mean - below));
   }
@@ -567,6 +567,16 @@ TEST(AffinePoints, AreAsGoodAsTheirValues) {
         EXPECT_NEAR(noise, of_values, (search ? 0.02 : 0) * of_values) << Describe(format);
       }
     }
+  }
+}
+
+TEST(AffinePoints, CountAsRounded) {
+  Points points;
+  for (const double value : {1.0, 1.0 + 1e-12, 2.0, 2.0 + 1e-12}) points.Add(value, 3);
+  for (int bits = 1; bits <= 8; ++bits) {
+    const AffineParameters parameters = FitAffine(points, {bits, false, true});
+    EXPECT_NEAR(Decode(0, parameters), 1, 1e-6);
+    EXPECT_NEAR(Decode((1 << bits) - 1, parameters), 2, 1e-6);
   }
 }
 
