@@ -1,10 +1,10 @@
 """Reads the weights of NeuralNetwork models, and says which rules of their format a model breaks.
 
 Weights lie in WeightParams messages: as fp32, as fp16, or as codes of 1 to 8 bits that are either
-multiplied by a scale and added to a bias, or looked up in a table. What shape a weight has, and which
-of its axes a scale runs along, follows from the layer that holds it, so slots(model) gives a Slot for
-each weight with all that is known of it. broken_rules(model) holds a model against the rules that
-Core ML's own validator enforces.
+multiplied by a scale and added to a bias, or looked up in a table. What shape a weight has, and
+which of its axes a scale runs along, follows from the layer that holds it, so slots(model) gives a
+Slot for each weight with all that is known of it. broken_rules(model) holds a model against the
+rules that Core ML's own validator enforces.
 
 Nothing here is taken from coremltools but the message classes.
 """

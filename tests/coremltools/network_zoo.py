@@ -1,8 +1,8 @@
 """Small NeuralNetwork models that between them hold every layer with weights, in every storage.
 
-build(folder) writes them as .mlmodel files, and as packages those that need one, and returns what it
-wrote. Weights are random with a fixed seed, so that the same files come out every time, packages
-except for their identifiers.
+build(folder) writes them as .mlmodel files, and some as packages, and returns what it wrote. Weights
+are random with a fixed seed, so that the same files come out every time, packages except for their
+identifiers.
 
     python3 network_zoo.py FOLDER
 """
@@ -38,7 +38,7 @@ FLOAT32, INT32 = (getattr(FeatureTypes_pb2.ArrayFeatureType, n) for n in ("FLOAT
 
 @dataclass(frozen=True)
 class Codes:
-    """Quantized weights: `values` are unsigned codes of `bits` bits, into a table or linear ones."""
+    """Quantized weights: `values` are unsigned codes of `bits` bits, of a table or linear ones."""
 
     values: Array
     bits: int
@@ -225,10 +225,11 @@ def deconvolutions() -> Model:
     """Channels of different ranges, so that scales put at the wrong channel show."""
     w = Weights()
     ranges = np.geomspace(0.01, 10, 24, dtype=np.float32)
-    net = Net({"x": (40, 8, 8)}, {"y": (24, 16, 16), "z": (48, 16, 16)})
+    net = Net({"x": (40, 8, 8)}, {"y": (24, 16, 16), "z": (48, 16, 16), "s": (24, 16, 16)})
     net.layer("convolution", "x", "y", **deconvolution(w(40, 24, 3, 3) * ranges[:, None, None]))
-    net.layer("convolution", "x", "z",
-              **deconvolution(w(40, 24, 2, 2) * ranges[:, None, None], w(48), groups=2))  # fmt: skip
+    grouped = w(40, 24, 2, 2) * ranges[:, None, None]
+    net.layer("convolution", "x", "z", **deconvolution(grouped, w(48), groups=2))
+    net.layer("convolution", "y", "s", **deconvolution(w(24, 24, 3, 3) * ranges[:, None, None]))
     return net.model
 
 
@@ -421,11 +422,11 @@ def convolution_volumes() -> Model:
     """convolution3d takes no codes."""
     w = Weights()
     net = Net({"x": (1, 8, 10, 10, 10)}, {"y": (1, 12, 10, 10, 10)}, version=5)
-    common = {"kernelDepth": 3, "kernelHeight": 3, "kernelWidth": 3, "paddingType": 2} | {
-        f"{name}{axis}": 1 for name in ("stride", "dilation") for axis in ("Depth", "Height", "Width")
-    }
-    net.layer("convolution3d", "x", "a", outputChannels=16, inputChannels=8, nGroups=1, hasBias=True,
-              weights=w(16, 8, 3, 3, 3), bias=w(16), **common)  # fmt: skip
+    common = {"paddingType": 2}
+    for axis in ("Depth", "Height", "Width"):
+        common |= {f"kernel{axis}": 3, f"stride{axis}": 1, f"dilation{axis}": 1}
+    net.layer("convolution3d", "x", "a", outputChannels=16, inputChannels=8, nGroups=1,
+              hasBias=True, weights=w(16, 8, 3, 3, 3), bias=w(16), **common)  # fmt: skip
     net.layer("convolution3d", "a", "b", outputChannels=24, inputChannels=16, nGroups=4,
               weights=w(24, 4, 3, 3, 3), **common)  # fmt: skip
     net.layer("convolution3d", "b", "y", outputChannels=12, inputChannels=24, nGroups=2,
@@ -708,7 +709,7 @@ def pipeline_regressor() -> Model:
 
 @entry
 def pipeline_tree() -> Model:
-    """A tree ensemble beside networks of different versions; a later x takes an earlier one's place."""
+    """A tree ensemble beside networks of different versions; one x takes another one's place."""
     return pipeline([tree(), any_rank(), features(), one_dense(Weights()(50, 80))])
 
 
