@@ -1,8 +1,8 @@
 """Small NeuralNetwork models that between them hold every layer with weights, in every storage.
 
-build(folder) writes them as .mlmodel files, and some as packages, and returns what it wrote. Weights
-are random with a fixed seed, so that the same files come out every time, packages except for their
-identifiers.
+build(folder) writes them as .mlmodel files, and some as packages, and returns what it wrote.
+Weights are random with a fixed seed, so that the same files come out every time, packages except
+for their identifiers.
 
     python3 network_zoo.py FOLDER
 """
