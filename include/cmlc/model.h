@@ -6,6 +6,7 @@
 //                                                                       ├─ inputs: names or Values
 //                                                                       ├─ attributes: Values
 //                                                                       └─ blocks: Block ...
+//     └─ Network ── Block ...                       (an old NeuralNetwork)
 //
 // It stays as close to MIL as it can, so that reading and writing are plain and a model that no
 // pass touched comes out equal. Two differences to the file:
@@ -160,6 +161,23 @@ struct Program {
   std::string opaque;
 };
 
+// An old NeuralNetwork in the same words, so that whatever looks at weights sees one kind of graph:
+//   - a layer is an operation: its type is the layer's ("convolution"), its attribute "name" the
+//     layer's name; networks inside it are its blocks. `opaque` is the layer's message with a
+//     placeholder for each weight and each inner network (format/network.h);
+//   - a weight is a constant in front of the layer that reads it, named after both:
+//     "conv1.weights". Plain ones are a const of fp32 or fp16. Quantized ones are a
+//       constexpr_lut_to_dense      indices, lut: as in an ML Program of iOS 18
+//       constexpr_scale_bias        data, scale, bias: code * scale + bias, a scale for each block
+//       constexpr_blockwise_shift_scale   data, scale: int8 codes of layers with dynamic int8
+struct Network {
+  Block block;
+  bool updatable = false;  // the model is: some of its layers may be trained on a device
+};
+
+// The kinds of graphs that hold weights.
+enum class ModelFormat { kProgram, kNetwork };
+
 // What a caller of the model sees: for reports and for running it; the file's own description is in
 // `shell`.
 struct Feature {
@@ -212,12 +230,13 @@ struct Model {
   int32_t specification_version = 0;
   std::string kind;                // "mlProgram", "pipeline", "neuralNetwork", ...; "" if none
   std::optional<Program> program;  // of an mlProgram
+  std::optional<Network> network;  // of a neuralNetwork, its classifier or its regressor
   std::vector<Model> members;      // of a pipeline, in order
   std::vector<std::string> member_names;
   FunctionInterface interface;               // of a model with one function
   std::vector<FunctionInterface> functions;  // of a multifunction model
   std::string default_function;
-  std::string shell;  // the serialized model less its program and members
+  std::string shell;  // the serialized model less its program, network and members
 };
 
 // --- Values -------------------------------------------------------------------------------------

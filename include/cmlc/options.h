@@ -20,7 +20,9 @@ namespace cmlc {
 struct OptionInfo {
   std::string_view name;
   std::string_view help;
-  std::string_view alias = {};  // a second name that it is known by
+  std::string_view alias = {};       // a second name that it is known by
+  std::string_view fallback = {};    // an integer's value while it is not set, for help
+  std::optional<int64_t> none = {};  // what "none" sets an integer to; without it, to nothing
 };
 
 class OptionVisitor {
@@ -40,7 +42,7 @@ class OptionVisitor {
   virtual void Flag(const OptionInfo& info, bool& value) = 0;
   // One integer or several, each `least` or more, joined by any of , : x (as in 2:4 or 0x64x1).
   virtual void Ints(const OptionInfo& info, std::vector<int64_t>& value, int64_t least) = 0;
-  // Several of a few words, joined by , or +.
+  // Several of a few words (of any, if `allowed` is empty), joined by , or +.
   virtual void Words(const OptionInfo& info, std::vector<std::string>& value,
                      const std::vector<std::string>& allowed) = 0;
   // The path of a file to read.

@@ -37,8 +37,8 @@ struct ReadOptions {
 
 class Package {
  public:
-  // Opens an .mlpackage folder, or an .mlmodel file (to look at: it cannot be written). kBadInput,
-  // with the file and the place, if anything about it is wrong. The input is never written to.
+  // Opens an .mlpackage folder or an .mlmodel file. kBadInput, with the file and the place, if
+  // anything about it is wrong. The input is never written to.
   static Result<std::unique_ptr<Package>> Open(const std::filesystem::path& path,
                                                const ReadOptions& options = {});
   ~Package();
@@ -67,14 +67,15 @@ struct WriteOptions {
   bool in_place = false;  // the output may be the input
 };
 
-// Writes a package beside its destination and puts it in place when it is complete. Until Commit
-// returns, and if it fails, the destination is as it was; a signal that ends the program leaves
-// nothing behind either.
+// Writes a package (or, if that is what was opened, an .mlmodel file without ML Programs) beside
+// its destination and puts it in place when it is complete. Until Commit returns, and if it fails,
+// the destination is as it was; a signal that ends the program leaves nothing behind either.
 class PackageWriter {
  public:
   // Checks the destination and starts a hidden folder beside it. From here on `package.tensors()`
   // can be written to. kUsage if the destination is the input (without `in_place`), is not named
-  // *.mlpackage, or exists and is not a package; kOutput if the folder cannot be made.
+  // as the input is (*.mlpackage or *.mlmodel), or exists and is no such model; kOutput if the
+  // folder cannot be made.
   static Result<std::unique_ptr<PackageWriter>> Start(Package& package,
                                                       const std::filesystem::path& destination,
                                                       const WriteOptions& options = {});

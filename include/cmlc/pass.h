@@ -55,18 +55,42 @@ struct Consumer {
   std::optional<int64_t> output_axis;
   std::optional<int64_t> input_axis;
   int64_t groups = 1;  // of a grouped convolution
+  // How many channels the operation makes, and how many each of those is made from; nothing if it
+  // has none.
+  std::optional<int64_t> output_channels;
+  std::optional<int64_t> input_channels;
+};
+
+// What passes store weights as.
+enum class Storage { kFloat, kHalf, kCodes };
+
+// What the layer of a NeuralNetwork lets a weight become, and why nothing else. An operation of an
+// ML Program takes anything.
+struct LayerLimits {
+  bool floats = true;
+  bool halves = true;
+  bool codes = true;
+  std::string category, reason;  // as in Skipped
+  bool Allows(Storage storage) const {
+    return storage == Storage::kFloat ? floats : storage == Storage::kHalf ? halves : codes;
+  }
 };
 
 // A weight as a pass sees it.
 struct Weight {
   std::string name;
   DataType dtype = DataType::kUnused;
+  // Of a plain one, in the store. A NeuralNetwork's weights are fp32 to its layers and to passes,
+  // and fp16 is a way to store them.
+  DataType stored_dtype = DataType::kUnused;
   Shape shape;
   uint64_t element_count = 0;
   std::vector<Consumer> consumers;  // in program order, at least one
   // Where all consumers agree; nothing where they do not.
   std::optional<int64_t> output_axis;
   std::optional<int64_t> input_axis;
+  ModelFormat format = ModelFormat::kProgram;
+  LayerLimits limits;
 
   // How a compressed weight is stored, if that is known (ir/encoding.h); null for a plain one.
   std::shared_ptr<const Encoding> encoding;
@@ -88,8 +112,9 @@ struct Weight {
 struct PassContext {
   const TensorStore& tensors;
   ThreadPool& pool;
-  // Of the model that the result will be in: decides the forms that operations may take.
+  // Of the model that the result will be in: they decide the forms that operations may take.
   int32_t specification_version = 0;
+  ModelFormat format = ModelFormat::kProgram;
 };
 
 // A tensor that a pass makes. Small ones are given whole, large ones by a source of chunks; the
@@ -137,12 +162,25 @@ class WeightPass : public Pass {
   enum class Takes { kPlain, kCompressed, kBoth };
   virtual Takes takes() const { return Takes::kPlain; }
 
+  // kUsage, with what would do instead, if the options ask for what a format cannot hold. Called
+  // before the pass works on a weight of that format.
+  virtual Status CheckFormat(ModelFormat format) const {
+    static_cast<void>(format);
+    return Ok();
+  }
+
+  // What it makes of plain weights; what it makes of compressed ones if it takes those alone.
+  virtual Storage stores() const { return Storage::kCodes; }
+
   // Names the pass's own options; VisitOptions adds what all weight passes have.
   virtual void VisitOwnOptions(OptionVisitor& visitor) { static_cast<void>(visitor); }
   void VisitOptions(OptionVisitor& visitor) final;
 
   // Weights with this many elements or fewer are left alone.
-  int64_t weight_threshold() const { return weight_threshold_.value_or(0); }
+  int64_t weight_threshold() const { return weight_threshold_.value_or(default_threshold()); }
+
+  // Why the options that choose weights by their layers leave this one out, if they do.
+  std::optional<Skipped> LeavesOut(const Weight& weight) const;
 
   // Why this weight is left alone, if it is. Looks at names, types and shapes, never at values.
   virtual std::optional<Skipped> Skip(const Weight& weight) const {
@@ -168,10 +206,14 @@ class WeightPass : public Pass {
   virtual Result<Outcome> Replace(const Weight& weight, const PassContext& context) const = 0;
 
  protected:
-  explicit WeightPass(int64_t weight_threshold = 2048) : weight_threshold_(weight_threshold) {}
+  virtual int64_t default_threshold() const { return 2048; }
 
  private:
   std::optional<int64_t> weight_threshold_;
+  std::optional<int64_t> minimum_input_channels_, maximum_input_channels_;
+  std::optional<int64_t> minimum_output_channels_, maximum_output_channels_;
+  std::optional<int64_t> minimum_conv_kernel_channels_, minimum_conv_weight_count_;
+  std::vector<std::string> skip_layer_types_, include_layers_with_names_;
 };
 
 // What a pass changes. Of kind kWeights are WeightPasses, run by src/pipeline/weight_runner.h; the

@@ -36,6 +36,9 @@ enum class DataType : int32_t {
   kUInt3 = 39,
   kFloat8E4M3FN = 40,
   kFloat8E5M2 = 41,
+  // Codes of NeuralNetworks alone; ML Programs have no such types, and no numbers for them.
+  kUInt5 = -5,
+  kUInt7 = -7,
 };
 
 // What is known of an element type.
@@ -61,7 +64,7 @@ int BitsOf(DataType type);
 // fp16 or fp32: the types that a weight is compressed from and decompressed to.
 bool IsWeightFloat(DataType type);
 
-// uint1, uint2, uint3, uint4, uint6 or uint8.
+// The unsigned integer type of 1 to 8 bits.
 DataType UnsignedOfBits(int bits);
 
 // Sizes of the axes, outermost first, row-major. An empty shape is a scalar.

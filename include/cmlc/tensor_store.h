@@ -29,6 +29,10 @@ class ThreadPool;
 // A weights file, by its place in TensorStore.
 enum class WeightsFile : uint32_t {};
 
+// How codes of less than a byte are packed: from the low bit of each byte up, as ML Programs have
+// it, or from the high bit down, as NeuralNetworks have it.
+enum class BitOrder { kLowFirst, kHighFirst };
+
 struct TensorInfo {
   DataType dtype = DataType::kUnused;
   uint64_t element_count = 0;
@@ -63,9 +67,9 @@ class TensorView {
 
 // A tensor that is made a chunk at a time, so that it need not fit in memory.
 struct TensorSource {
-  // Bytes of every chunk but the last. A multiple of 1, 2, 3, 4, 6, 8, 16 and 32 bits times eight,
-  // so no element of any type lies across two chunks.
-  static constexpr uint64_t kChunkBytes = 768 * 1024;
+  // Bytes of every chunk but the last. A multiple of 1 to 8, 16 and 32 bits times eight, so no
+  // element of any type lies across two chunks.
+  static constexpr uint64_t kChunkBytes = 3 * 5 * 7 * 8 * 1024;
 
   DataType dtype = DataType::kUnused;
   uint64_t element_count = 0;
@@ -115,6 +119,14 @@ class TensorStore {
   // The same (file, offset) gives the same id.
   Result<TensorId> AddBlob(WeightsFile file, uint64_t offset);
 
+  // The model message of NeuralNetworks, as a weights file: its weights are ranges of it, of any
+  // alignment, and what is appended goes to a file for the time of the run (the message itself is
+  // written by who knows it). kBadInput if it cannot be opened.
+  Status OpenMessage(WeightsFile file, const std::filesystem::path& path);
+  // Bytes of such a file, which must lie inside it.
+  TensorId AddRange(WeightsFile file, uint64_t offset, DataType dtype, uint64_t element_count,
+                    BitOrder order);
+
   // A blob of a file that is not there: it has no type and cannot be viewed.
   TensorId AddMissing(WeightsFile file, uint64_t offset);
 
@@ -126,8 +138,10 @@ class TensorStore {
 
   const TensorInfo& info(TensorId id) const;
 
-  // Bytes [begin, begin + size) of a tensor. Any thread may call it, also while another appends.
-  Result<TensorView> View(TensorId id, uint64_t begin, uint64_t size) const;
+  // Bytes [begin, begin + size) of a tensor, aligned to its elements, codes in the given order. Any
+  // thread may call it, also while another appends.
+  Result<TensorView> View(TensorId id, uint64_t begin, uint64_t size,
+                          BitOrder order = BitOrder::kLowFirst) const;
 
   // --- Output ---
 

@@ -37,6 +37,8 @@ constexpr std::array kTypes = {
     DataTypeInfo{DataType::kUInt3, "uint3", 3, 12, false, false},
     DataTypeInfo{DataType::kFloat8E4M3FN, "fp8e4m3fn", 8, 16, true, true},
     DataTypeInfo{DataType::kFloat8E5M2, "fp8e5m2", 8, 17, true, true},
+    DataTypeInfo{DataType::kUInt5, "uint5", 5, 0, false, false},
+    DataTypeInfo{DataType::kUInt7, "uint7", 7, 0, false, false},
 };
 
 }  // namespace
@@ -71,7 +73,7 @@ bool IsWeightFloat(DataType type) {
 
 DataType UnsignedOfBits(int bits) {
   for (const DataTypeInfo& info : kTypes)
-    if (info.bits == bits && !info.is_float && !info.is_signed && info.blob_code != 0)
+    if (info.bits == bits && !info.is_float && !info.is_signed && info.type != DataType::kBool)
       return info.type;
   CMLC_CHECK(false);
 }

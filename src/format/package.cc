@@ -31,7 +31,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::string_view kModelPath = "@model_path/";
-constexpr uint64_t kMostModelBytes = (uint64_t{1} << 31) - 1;
 
 Error BadInput(const fs::path& path, std::string_view what) {
   return {ErrorKind::kBadInput, fmt::format("{}: {}", path.string(), what)};
@@ -79,6 +78,22 @@ struct Package::Impl {
     for (const WeightsFile file : tensors.files())
       if (tensors.RelativePath(file) == relative) return file;
     return std::nullopt;
+  }
+
+  // The model message as the place of a network's weights. What a run makes of them lies beside the
+  // new message until that is written.
+  std::optional<WeightsFile> message_weights;
+  Result<WeightsFile> MessageWeights(const fs::path& model_file) {
+    if (message_weights) return *message_weights;
+    fs::path relative = RelativeModelPath();
+    relative += ".codes";
+    message_weights = tensors.AddFile("", relative);
+    CMLC_RETURN_IF_ERROR(tensors.OpenMessage(*message_weights, model_file));
+    return *message_weights;
+  }
+  // Of the model message, in the package; a file alone is all there is.
+  fs::path RelativeModelPath() const {
+    return manifest ? RealPath(manifest->model_path()) : fs::path("model.mlmodel");
   }
 
   // Finds, opens and checks the weights file that values call `name`.
@@ -174,24 +189,34 @@ Result<std::unique_ptr<Package>> Package::Open(const fs::path& path, const ReadO
     impl.size_bytes = fs::file_size(impl.path, code);
   }
 
-  CMLC_ASSIGN_OR_RETURN(const std::string bytes, ReadWholeFile(model_file, kMostModelBytes));
+  CMLC_ASSIGN_OR_RETURN(const File message, File::OpenForReading(model_file));
+  if (message.size() > format::kMostMessageBytes)
+    return BadInput(model_file,
+                    fmt::format("has {} bytes, a model message has at most 2 GiB", message.size()));
+  CMLC_ASSIGN_OR_RETURN(const FileWindow window, message.Map(0, message.size()));
+  const format::MessageFile from{
+      .path = model_file.string(),
+      .bytes = {reinterpret_cast<const char*>(window.bytes().data()), window.bytes().size()},
+      .file = [&]() -> Result<WeightsFile> { return impl.MessageWeights(model_file); }};
   const auto resolve = [&](const std::string& name, uint64_t offset) -> Result<TensorId> {
     bool missing = false;
     CMLC_ASSIGN_OR_RETURN(const WeightsFile file, impl.FindWeightsFile(name, options, missing));
     if (missing) return impl.tensors.AddMissing(file, offset);
     return impl.tensors.AddBlob(file, offset);
   };
-  CMLC_ASSIGN_OR_RETURN(impl.model,
-                        format::ParseModel(bytes, model_file.string(), impl.tensors, resolve));
+  CMLC_ASSIGN_OR_RETURN(impl.model, format::ParseModel(from, impl.tensors, resolve));
   return package;
 }
 
 Result<std::string> SerializedModel(const Package& package) {
   const TensorStore& tensors = package.tensors();
-  return format::SerializeModel(package.model(), [&](TensorId id) -> format::BlobPlace {
-    const TensorInfo& info = tensors.info(id);
-    return {tensors.FileName(info.file), info.offset};
-  });
+  CMLC_ASSIGN_OR_RETURN(
+      const format::WireMessage message,
+      format::SerializeModel(package.model(), tensors, [&](TensorId id) -> format::BlobPlace {
+        const TensorInfo& info = tensors.info(id);
+        return {tensors.FileName(info.file), info.offset};
+      }));
+  return format::ToBytes(message, tensors);
 }
 
 // --- Writing ------------------------------------------------------------------------------------
@@ -201,6 +226,17 @@ namespace {
 bool IsPackage(const fs::path& path) {
   std::error_code code;
   return fs::is_directory(path, code) && format::Manifest::Read(path).ok();
+}
+
+bool IsModelFile(const fs::path& path) {
+  std::error_code code;
+  return fs::is_regular_file(path, code) && Package::Open(path).ok();
+}
+
+bool HoldsProgram(const Model& model) {
+  bool holds = false;
+  ForEachModel(model, [&](const Model& each) { holds = holds || each.program.has_value(); });
+  return holds;
 }
 
 bool IsInside(const fs::path& inner, const fs::path& outer) {
@@ -256,6 +292,10 @@ struct PackageWriter::Impl {
   // Makes a folder inside the staging folder, with all above it.
   Status MakeFolder(const fs::path& relative);
   Status WriteFile(const fs::path& relative, const std::string& bytes);
+  // The model message; returns what stands for its content in the manifest's identifiers.
+  Result<std::string> WriteModel(const fs::path& relative, const format::WireMessage& message);
+  Status WriteAll(ThreadPool& pool);
+  Status CommitFile();
   Status CopyTheRest(const std::set<fs::path>& ours);
 };
 
@@ -278,6 +318,24 @@ Status PackageWriter::Impl::WriteFile(const fs::path& relative, const std::strin
   CMLC_ASSIGN_OR_RETURN(File file, File::Create(staging / relative));
   CMLC_RETURN_IF_ERROR(file.WriteAt(0, std::as_bytes(std::span(bytes))));
   return file.Sync();
+}
+
+Result<std::string> PackageWriter::Impl::WriteModel(const fs::path& relative,
+                                                    const format::WireMessage& message) {
+  CMLC_RETURN_IF_ERROR(MakeFolder(relative.parent_path()));
+  RemoveOnSignal(staging / relative);
+  CMLC_ASSIGN_OR_RETURN(File file, File::Create(staging / relative));
+  uint64_t end = 0;
+  BlobHasher hasher;
+  const auto write = [&](std::span<const std::byte> bytes) {
+    hasher.AddChunk(bytes);
+    const uint64_t begin = end;
+    end += bytes.size();
+    return file.WriteAt(begin, bytes);
+  };
+  CMLC_RETURN_IF_ERROR(format::Stream(message, package->tensors(), write));
+  CMLC_RETURN_IF_ERROR(file.Sync());
+  return ToHex(hasher.Finish());
 }
 
 // Everything in the input that we did not write anew: items that are not ours, and files that no
@@ -341,8 +399,11 @@ Result<std::unique_ptr<PackageWriter>> PackageWriter::Start(Package& package,
   const auto usage = [&](std::string_view what) {
     return Error{ErrorKind::kUsage, fmt::format("{}: {}", destination.string(), what)};
   };
-  if (!package.impl().manifest)
-    return BadInput(package.path(), "is not an .mlpackage, and only packages can be written");
+  const bool is_file = !package.impl().manifest;
+  if (is_file && HoldsProgram(package.model()))
+    return BadInput(package.path(),
+                    "is an .mlmodel file that holds an ML Program, and those can only be written "
+                    "as an .mlpackage");
   auto impl = std::make_unique<Impl>();
   impl->package = &package;
   std::error_code code;
@@ -350,8 +411,10 @@ Result<std::unique_ptr<PackageWriter>> PackageWriter::Start(Package& package,
   impl->destination = fs::weakly_canonical(
       fs::absolute(destination.has_filename() ? destination : destination.parent_path()), code);
   if (code) return usage(code.message());
-  if (impl->destination.extension() != ".mlpackage")
-    return usage("an output package is named *.mlpackage");
+  const std::string_view extension = is_file ? ".mlmodel" : ".mlpackage";
+  if (impl->destination.extension() != extension)
+    return usage(is_file ? "the input is an .mlmodel file, so its output is named *.mlmodel"
+                         : "an output package is named *.mlpackage");
   const fs::path input = fs::canonical(package.path(), code);
   if (code) return BadInput(package.path(), code.message());
   const fs::file_status status = fs::symlink_status(impl->destination, code);
@@ -361,10 +424,11 @@ Result<std::unique_ptr<PackageWriter>> PackageWriter::Start(Package& package,
       return usage("is the input itself; say --in-place to replace it, or name another output");
   } else if (IsInside(impl->destination, input) || IsInside(input, impl->destination)) {
     return usage("lies inside the input or the input inside it; name another output");
-  } else if (impl->exists && !IsPackage(impl->destination)) {
-    return usage(
-        "exists and is not an .mlpackage, so it is not replaced; name another output or "
-        "remove it");
+  } else if (impl->exists &&
+             !(is_file ? IsModelFile(impl->destination) : IsPackage(impl->destination))) {
+    return usage(fmt::format(
+        "exists and is not an {}, so it is not replaced; name another output or remove it",
+        extension));
   }
 
   const fs::path parent = impl->destination.parent_path();
@@ -392,13 +456,23 @@ Result<std::unique_ptr<PackageWriter>> PackageWriter::Start(Package& package,
   return std::unique_ptr<PackageWriter>(new PackageWriter(std::move(impl)));
 }
 
-Status PackageWriter::Commit(ThreadPool& pool) {
-  Package& package = *impl_->package;
-  TensorStore& tensors = package.tensors();
-  const format::Manifest& manifest = *package.impl().manifest;
+// Moves a model file to its destination, over an old one.
+Status PackageWriter::Impl::CommitFile() {
+  std::error_code code;
+  fs::rename(staging / package->impl().RelativeModelPath(), destination, code);
+  if (code)
+    return BadOutput(destination, fmt::format("cannot put the model in place: {}", code.message()));
+  committed = true;
+  fs::remove_all(staging, code);
+  ForgetRemovals();
+  return SyncDirectory(destination.parent_path());
+}
 
+// Writes all files of the result into the staging folder.
+Status PackageWriter::Impl::WriteAll(ThreadPool& pool) {
+  TensorStore& tensors = package->tensors();
   std::set<TensorId> live;
-  ForEachModel(package.model(), [&](Model& model) {
+  ForEachModel(package->model(), [&](Model& model) {
     if (!model.program) return;
     ForEachValue(*model.program, [&](Value& value) {
       if (const auto* id = std::get_if<TensorId>(&value.content)) live.insert(*id);
@@ -409,10 +483,16 @@ Status PackageWriter::Commit(ThreadPool& pool) {
   const auto place = [&](TensorId id) -> format::BlobPlace {
     return {tensors.FileName(tensors.info(id).file), tensors.OutputOffset(id)};
   };
-  CMLC_ASSIGN_OR_RETURN(const std::string model_bytes,
-                        format::SerializeModel(package.model(), place));
-  const fs::path model_path = package.impl().RealPath(manifest.model_path());
-  CMLC_RETURN_IF_ERROR(impl_->WriteFile(model_path, model_bytes));
+  CMLC_ASSIGN_OR_RETURN(const format::WireMessage message,
+                        format::SerializeModel(package->model(), tensors, place));
+  const fs::path model_path = package->impl().RelativeModelPath();
+  CMLC_ASSIGN_OR_RETURN(const std::string model_hash, WriteModel(model_path, message));
+  // What a network's weights became is part of the message now.
+  if (package->impl().message_weights) {
+    std::error_code code;
+    fs::remove(staging / tensors.RelativePath(*package->impl().message_weights), code);
+  }
+  if (!package->impl().manifest) return Ok();
 
   std::set<fs::path> ours = {format::kManifestName, model_path};
   std::string weights_text;
@@ -424,15 +504,20 @@ Status PackageWriter::Commit(ThreadPool& pool) {
   const auto hash = [](const std::string& text) {
     return ToHex(HashBytes(std::as_bytes(std::span(text))));
   };
-  const std::string manifest_text = manifest.Text(
-      hash("model " + model_bytes), weights_text.empty() ? "" : hash("weights " + weights_text));
-  CMLC_RETURN_IF_ERROR(impl_->WriteFile(format::kManifestName, manifest_text));
-  CMLC_RETURN_IF_ERROR(impl_->CopyTheRest(ours));
+  const std::string manifest_text = package->impl().manifest->Text(
+      hash("model " + model_hash), weights_text.empty() ? "" : hash("weights " + weights_text));
+  CMLC_RETURN_IF_ERROR(WriteFile(format::kManifestName, manifest_text));
+  return CopyTheRest(ours);
+}
 
+Status PackageWriter::Commit(ThreadPool& pool) {
+  CMLC_RETURN_IF_ERROR(impl_->WriteAll(pool));
   for (const fs::path& folder : impl_->folders)
     CMLC_RETURN_IF_ERROR(SyncDirectory(impl_->staging / folder));
   CMLC_RETURN_IF_ERROR(SyncDirectory(impl_->staging));
   impl_->size_bytes = BytesBelow(impl_->staging);
+
+  if (!impl_->package->impl().manifest) return impl_->CommitFile();
 
   // The old package takes the staging folder's place in an exchange, so a signal from here on must
   // find its files there too.

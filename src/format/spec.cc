@@ -24,6 +24,11 @@ namespace pb = google::protobuf;
 // A protobuf runtime stops at 100 levels by default, which nested blocks inside pipelines could
 // reach. Every level costs a few stack frames here; this many are safe on an 8 MB stack.
 constexpr int kMostLevels = 500;
+constexpr int kMostNestedPipelines = 50;
+
+// Field numbers of pipelines.
+constexpr uint32_t kModels = wire::Pipeline::kModelsFieldNumber;
+constexpr uint32_t kInHolder = wire::PipelineHolder::kPipelineFieldNumber;
 
 template <typename Message>
 std::string TakeOpaque(const Message& message) {
@@ -53,13 +58,18 @@ void PutOpaque(const std::string& opaque, Message& message) {
 
 class Reader {
  public:
-  Reader(const std::string& path, const TensorStore& store, const ResolveBlob& resolve)
-      : path_(path), store_(store), resolve_(resolve) {}
+  Reader(const MessageFile& from, TensorStore& store, const ResolveBlob& resolve)
+      : from_(from), path_(from.path), store_(store), resolve_(resolve) {}
 
-  Result<Model> ReadRoot(wire::Model& in);
+  Result<Model> ReadRoot();
 
  private:
-  Result<Model> ReadModel(wire::Model& in);
+  Result<Model> ReadModel(std::string_view bytes, int depth);
+  Status ReadPipeline(std::string_view bytes, bool is_holder, int depth, Model& out,
+                      WireMessage& shell);
+  template <typename Message>
+  Status Parse(std::string_view bytes, Message& message) const;
+  Error Corrupt(const char* at) const;
   Status Read(wire::Program& in, Program& out);
   Status Read(wire::Function& in, Function& out);
   Status Read(wire::Block& in, Block& out);
@@ -112,8 +122,9 @@ class Reader {
     return message;
   }
 
+  const MessageFile& from_;
   const std::string& path_;
-  const TensorStore& store_;
+  TensorStore& store_;
   const ResolveBlob& resolve_;
   Status refused_;
   std::string function_;   // being read, for messages
@@ -546,32 +557,107 @@ std::vector<Feature> Describe(const Repeated& features) {
   return all;
 }
 
-wire::Pipeline* PipelineOf(wire::Model& model) {
-  switch (model.Type_case()) {
-    case wire::Model::kPipeline:
-      return model.mutable_pipeline();
-    case wire::Model::kPipelineClassifier:
-      if (!model.pipelineclassifier().has_pipeline()) return nullptr;
-      return model.mutable_pipelineclassifier()->mutable_pipeline();
-    case wire::Model::kPipelineRegressor:
-      if (!model.pipelineregressor().has_pipeline()) return nullptr;
-      return model.mutable_pipelineregressor()->mutable_pipeline();
-    default:
-      return nullptr;
-  }
-}
-
 std::string KindOf(const wire::Model& model) {
   const pb::FieldDescriptor* field =
       wire::Model::GetDescriptor()->FindFieldByNumber(static_cast<int>(model.Type_case()));
   return field != nullptr ? std::string(field->name()) : std::string();
 }
 
-Result<Model> Reader::ReadModel(wire::Model& in) {
+bool IsNetwork(uint32_t kind) {
+  return kind == wire::Model::kNeuralNetwork || kind == wire::Model::kNeuralNetworkClassifier ||
+         kind == wire::Model::kNeuralNetworkRegressor;
+}
+
+bool IsPipeline(uint32_t kind) {
+  return kind == wire::Model::kPipeline || kind == wire::Model::kPipelineClassifier ||
+         kind == wire::Model::kPipelineRegressor;
+}
+
+// Pipelines that classify and regress are one message further in.
+bool IsHolder(uint32_t kind) { return IsPipeline(kind) && kind != wire::Model::kPipeline; }
+
+Error Reader::Corrupt(const char* at) const {
+  return {ErrorKind::kBadInput,
+          fmt::format("{}: is not a valid model message (truncated or corrupt near byte {} of {})",
+                      path_, at - from_.bytes.data(), from_.bytes.size())};
+}
+
+template <typename Message>
+Status Reader::Parse(std::string_view bytes, Message& message) const {
+  pb::io::CodedInputStream stream(reinterpret_cast<const uint8_t*>(bytes.data()),
+                                  static_cast<int>(bytes.size()));
+  stream.SetRecursionLimit(kMostLevels);
+  if (message.ParseFromCodedStream(&stream) && stream.ConsumedEntireMessage()) return Ok();
+  // What was put together from pieces has no place in the file that could be told.
+  const bool is_in_file =
+      bytes.data() >= from_.bytes.data() && bytes.data() < from_.bytes.data() + from_.bytes.size();
+  return Corrupt(is_in_file ? bytes.data() + stream.CurrentPosition() : from_.bytes.data());
+}
+
+// The members of a pipeline; `shell` gets what else there is.
+Status Reader::ReadPipeline(std::string_view bytes, bool is_holder, int depth, Model& out,
+                            WireMessage& shell) {
+  WireReader fields(bytes);
+  int pipelines = 0;
+  while (const auto field = fields.Next()) {
+    if (!field->is_bytes || field->number != (is_holder ? kInHolder : kModels)) {
+      shell.AddRaw(field->raw);
+    } else if (!is_holder) {
+      CMLC_ASSIGN_OR_RETURN(out.members.emplace_back(), ReadModel(field->payload, depth + 1));
+    } else {
+      if (++pipelines > 1) return Bad("holds several pipelines in one, expected one");
+      WireMessage inner;
+      CMLC_RETURN_IF_ERROR(ReadPipeline(field->payload, false, depth, out, inner));
+      shell.AddMessage(kInHolder, std::move(inner));
+    }
+  }
+  if (fields.malformed()) return Corrupt(fields.rest().data());
+  return Ok();
+}
+
+// Networks and members of pipelines are taken out of the message before it is parsed: weights of
+// networks lie in it, and stay where they are.
+Result<Model> Reader::ReadModel(std::string_view bytes, int depth) {
+  if (depth > kMostNestedPipelines)
+    return Bad(fmt::format("pipelines are nested more than {} deep", kMostNestedPipelines));
   Model out;
-  out.specification_version = in.specificationversion();
-  out.kind = KindOf(in);
-  const wire::ModelDescription& description = in.description();
+  uint32_t kind = 0;
+  int kinds = 0;
+  WireReader look(bytes);
+  while (const auto field = look.Next())
+    if (field->is_bytes && (IsNetwork(field->number) || IsPipeline(field->number))) {
+      kind = field->number;
+      ++kinds;
+    }
+  if (look.malformed()) return Corrupt(look.rest().data());
+  if (kinds > 1) return Bad("holds several models in one, expected one");
+
+  WireMessage shell;
+  if (kind != 0) {
+    WireReader fields(bytes);
+    while (const auto field = fields.Next()) {
+      if (field->number != kind) {
+        shell.AddRaw(field->raw);
+        continue;
+      }
+      WireMessage inner;
+      if (IsNetwork(kind)) {
+        CMLC_ASSIGN_OR_RETURN(out.network, ParseNetwork(field->payload, from_, store_));
+      } else {
+        CMLC_RETURN_IF_ERROR(ReadPipeline(field->payload, IsHolder(kind), depth, out, inner));
+      }
+      shell.AddMessage(kind, std::move(inner));
+    }
+    CMLC_ASSIGN_OR_RETURN(out.shell, ToBytes(shell, store_));
+  }
+
+  wire::Model message;
+  CMLC_RETURN_IF_ERROR(Parse(kind != 0 ? std::string_view(out.shell) : bytes, message));
+  if (kind != 0 && static_cast<uint32_t>(message.Type_case()) != kind)
+    return Bad("holds several models in one, expected one");
+  out.kind = KindOf(message);
+  out.specification_version = message.specificationversion();
+  const wire::ModelDescription& description = message.description();
   out.interface = {.name = "main",
                    .inputs = Describe(description.input()),
                    .outputs = Describe(description.output()),
@@ -582,24 +668,29 @@ Result<Model> Reader::ReadModel(wire::Model& in) {
                              .outputs = Describe(function.output()),
                              .states = Describe(function.state())});
   out.default_function = description.defaultfunctionname();
-  if (in.has_mlprogram()) {
-    CMLC_RETURN_IF_ERROR(Read(*in.mutable_mlprogram(), out.program.emplace()));
-    in.mutable_mlprogram()->Clear();
+  if (out.network) out.network->updatable = message.isupdatable();
+  if (IsPipeline(kind)) {
+    const wire::Pipeline& pipeline = kind == wire::Model::kPipeline ? message.pipeline()
+                                     : kind == wire::Model::kPipelineClassifier
+                                         ? message.pipelineclassifier().pipeline()
+                                         : message.pipelineregressor().pipeline();
+    out.member_names.assign(pipeline.names().begin(), pipeline.names().end());
   }
-  if (wire::Pipeline* pipeline = PipelineOf(in)) {
-    for (wire::Model& member : *pipeline->mutable_models()) {
-      CMLC_ASSIGN_OR_RETURN(out.members.emplace_back(), ReadModel(member));
-    }
-    out.member_names.assign(pipeline->names().begin(), pipeline->names().end());
-    pipeline->clear_models();
+  if (kind != 0) return out;
+  if (message.has_mlprogram()) {
+    CMLC_RETURN_IF_ERROR(Read(*message.mutable_mlprogram(), out.program.emplace()));
+    message.mutable_mlprogram()->Clear();
   }
-  if (!in.SerializeToString(&out.shell)) return Bad("cannot be held in memory");
+  if (!message.SerializeToString(&out.shell)) return Bad("cannot be held in memory");
   return out;
 }
 
-Result<Model> Reader::ReadRoot(wire::Model& in) {
-  CMLC_ASSIGN_OR_RETURN(Model out, ReadModel(in));
+Result<Model> Reader::ReadRoot() {
+  CMLC_ASSIGN_OR_RETURN(Model out, ReadModel(from_.bytes, 0));
   CMLC_RETURN_IF_ERROR(refused_);
+  if (out.specification_version <= 0)
+    return Bad(
+        fmt::format("specification version is {}, expected 1 or more", out.specification_version));
   return out;
 }
 
@@ -607,37 +698,42 @@ Result<Model> Reader::ReadRoot(wire::Model& in) {
 
 class Writer {
  public:
-  explicit Writer(const PlaceOfBlob& place) : place_(place) {}
+  Writer(const TensorStore& store, const PlaceOfBlob& place) : store_(store), place_(place) {}
 
-  Status Write(const Model& in, wire::Model& out);
+  Result<WireMessage> WriteModel(const Model& in) const;
 
  private:
-  void Write(const Program& in, wire::Program& out);
-  void Write(const Function& in, wire::Function& out);
-  void Write(const Block& in, wire::Block& out);
-  void Write(const Operation& in, wire::Operation& out);
-  void Write(const Value& in, wire::Value& out);
-  void Write(const NamedValueType& in, wire::NamedValueType& out);
-  void Write(const ValueType& in, wire::ValueType& out);
-  void Write(const Dimension& in, wire::Dimension& out);
-  void Write(const ImmediateTensor& in, wire::TensorValue& out);
-  void Write(const Collection& in, wire::ImmediateValue& out);
+  Result<WireMessage> WritePipeline(const Model& in, std::string_view shell, bool is_holder) const;
+  void Write(const Program& in, wire::Program& out) const;
+  void Write(const Function& in, wire::Function& out) const;
+  void Write(const Block& in, wire::Block& out) const;
+  void Write(const Operation& in, wire::Operation& out) const;
+  void Write(const Value& in, wire::Value& out) const;
+  void Write(const NamedValueType& in, wire::NamedValueType& out) const;
+  void Write(const ValueType& in, wire::ValueType& out) const;
+  void Write(const Dimension& in, wire::Dimension& out) const;
+  void Write(const ImmediateTensor& in, wire::TensorValue& out) const;
+  void Write(const Collection& in, wire::ImmediateValue& out) const;
+  static Error TooLarge() {
+    return {ErrorKind::kOutput, "the model message would have more than 2 GiB"};
+  }
 
   template <typename Map>
-  void WriteAttributes(const Attributes& in, Map& out) {
+  void WriteAttributes(const Attributes& in, Map& out) const {
     for (const auto& [name, value] : in) Write(value, out[name]);
   }
 
+  const TensorStore& store_;
   const PlaceOfBlob& place_;
 };
 
-void Writer::Write(const Dimension& in, wire::Dimension& out) {
+void Writer::Write(const Dimension& in, wire::Dimension& out) const {
   PutOpaque(in.opaque, out);
   if (in.kind == Dimension::Kind::kConstant) out.mutable_constant()->set_size(in.size);
   if (in.kind == Dimension::Kind::kUnknown) out.mutable_unknown()->set_variadic(in.variadic);
 }
 
-void Writer::Write(const ValueType& in, wire::ValueType& out) {
+void Writer::Write(const ValueType& in, wire::ValueType& out) const {
   PutOpaque(in.opaque, out);
   switch (in.kind) {
     case ValueType::Kind::kNone:
@@ -681,13 +777,13 @@ void Writer::Write(const ValueType& in, wire::ValueType& out) {
   }
 }
 
-void Writer::Write(const NamedValueType& in, wire::NamedValueType& out) {
+void Writer::Write(const NamedValueType& in, wire::NamedValueType& out) const {
   out.set_name(in.name);
   if (in.type) Write(*in.type, *out.mutable_type());
   PutOpaque(in.opaque, out);
 }
 
-void Writer::Write(const ImmediateTensor& in, wire::TensorValue& out) {
+void Writer::Write(const ImmediateTensor& in, wire::TensorValue& out) const {
   PutOpaque(in.opaque, out);
   const auto copied = [](const auto& values, auto& to) { to.Assign(values.begin(), values.end()); };
   if (const auto* floats = std::get_if<Floats>(&in.values))
@@ -706,7 +802,7 @@ void Writer::Write(const ImmediateTensor& in, wire::TensorValue& out) {
     out.mutable_bytes()->set_values(bytes->values);
 }
 
-void Writer::Write(const Collection& in, wire::ImmediateValue& out) {
+void Writer::Write(const Collection& in, wire::ImmediateValue& out) const {
   switch (in.kind) {
     case Collection::Kind::kTuple:
       PutOpaque(in.opaque, *out.mutable_tuple());
@@ -727,7 +823,7 @@ void Writer::Write(const Collection& in, wire::ImmediateValue& out) {
   }
 }
 
-void Writer::Write(const Value& in, wire::Value& out) {
+void Writer::Write(const Value& in, wire::Value& out) const {
   out.set_docstring(in.doc);
   if (in.type.kind != ValueType::Kind::kNone) Write(in.type, *out.mutable_type());
   PutOpaque(in.opaque, out);
@@ -744,7 +840,7 @@ void Writer::Write(const Value& in, wire::Value& out) {
   }
 }
 
-void Writer::Write(const Operation& in, wire::Operation& out) {
+void Writer::Write(const Operation& in, wire::Operation& out) const {
   out.set_type(in.type);
   PutOpaque(in.opaque, out);
   for (const NamedValueType& output : in.outputs) Write(output, *out.add_outputs());
@@ -764,7 +860,7 @@ void Writer::Write(const Operation& in, wire::Operation& out) {
   for (const Block& block : in.blocks) Write(block, *out.add_blocks());
 }
 
-void Writer::Write(const Block& in, wire::Block& out) {
+void Writer::Write(const Block& in, wire::Block& out) const {
   PutOpaque(in.opaque, out);
   for (const NamedValueType& input : in.inputs) Write(input, *out.add_inputs());
   for (const std::string& output : in.outputs) out.add_outputs(output);
@@ -772,7 +868,7 @@ void Writer::Write(const Block& in, wire::Block& out) {
   WriteAttributes(in.attributes, *out.mutable_attributes());
 }
 
-void Writer::Write(const Function& in, wire::Function& out) {
+void Writer::Write(const Function& in, wire::Function& out) const {
   out.set_opset(in.opset);
   PutOpaque(in.opaque, out);
   for (const NamedValueType& input : in.inputs) Write(input, *out.add_inputs());
@@ -781,7 +877,7 @@ void Writer::Write(const Function& in, wire::Function& out) {
   WriteAttributes(in.attributes, *out.mutable_attributes());
 }
 
-void Writer::Write(const Program& in, wire::Program& out) {
+void Writer::Write(const Program& in, wire::Program& out) const {
   out.set_version(in.version);
   out.set_docstring(in.doc);
   PutOpaque(in.opaque, out);
@@ -790,58 +886,85 @@ void Writer::Write(const Program& in, wire::Program& out) {
   WriteAttributes(in.attributes, *out.mutable_attributes());
 }
 
-Status Writer::Write(const Model& in, wire::Model& out) {
-  ParseAgain(in.shell, out);
-  out.set_specificationversion(in.specification_version);
-  if (in.program) Write(*in.program, *out.mutable_mlprogram());
-  if (wire::Pipeline* pipeline = PipelineOf(out))
-    for (const Model& member : in.members)
-      CMLC_RETURN_IF_ERROR(Write(member, *pipeline->add_models()));
-  return Ok();
+// The members of a pipeline, and what else its shell holds.
+Result<WireMessage> Writer::WritePipeline(const Model& in, std::string_view shell,
+                                          bool is_holder) const {
+  WireMessage out;
+  if (!is_holder) {
+    for (const Model& member : in.members) {
+      CMLC_ASSIGN_OR_RETURN(WireMessage message, WriteModel(member));
+      out.AddMessage(kModels, std::move(message));
+    }
+    out.AddRaw(shell);
+    return out;
+  }
+  WireReader fields(shell);
+  while (const auto field = fields.Next()) {
+    if (field->number != kInHolder) {
+      out.AddRaw(field->raw);
+      continue;
+    }
+    CMLC_ASSIGN_OR_RETURN(WireMessage pipeline, WritePipeline(in, field->payload, false));
+    out.AddMessage(kInHolder, std::move(pipeline));
+  }
+  return out;
+}
+
+Result<WireMessage> Writer::WriteModel(const Model& in) const {
+  WireMessage out;
+  if (!in.network && in.members.empty()) {
+    wire::Model message;
+    ParseAgain(in.shell, message);
+    message.set_specificationversion(in.specification_version);
+    if (in.program) Write(*in.program, *message.mutable_mlprogram());
+    if (message.ByteSizeLong() > kMostMessageBytes) return TooLarge();
+    std::string bytes;
+    {
+      pb::io::StringOutputStream sink(&bytes);
+      pb::io::CodedOutputStream stream(&sink);
+      stream.SetSerializationDeterministic(true);
+      message.SerializeWithCachedSizes(&stream);
+      CMLC_CHECK(!stream.HadError());
+    }
+    out.AddRaw(bytes);
+    return out;
+  }
+  WireReader fields(in.shell);
+  while (const auto field = fields.Next()) {
+    if (field->number == wire::Model::kSpecificationVersionFieldNumber) {
+      out.AddVarint(field->number, static_cast<uint64_t>(in.specification_version));
+    } else if (in.network && IsNetwork(field->number)) {
+      CMLC_ASSIGN_OR_RETURN(WireMessage network, SerializeNetwork(*in.network, store_));
+      out.AddMessage(field->number, std::move(network));
+    } else if (IsPipeline(field->number)) {
+      CMLC_ASSIGN_OR_RETURN(WireMessage pipeline,
+                            WritePipeline(in, field->payload, IsHolder(field->number)));
+      out.AddMessage(field->number, std::move(pipeline));
+    } else {
+      out.AddRaw(field->raw);
+    }
+  }
+  if (out.size_bytes() > kMostMessageBytes) return TooLarge();
+  return out;
 }
 
 }  // namespace
 
-Result<Model> ParseModel(std::string_view bytes, const std::string& path, const TensorStore& store,
-                         const ResolveBlob& resolve) {
-  if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max()))
-    return Error{
-        ErrorKind::kBadInput,
-        fmt::format("{}: has {} bytes, a model message has at most 2 GiB", path, bytes.size())};
+Result<Model> ParseModel(const MessageFile& from, TensorStore& store, const ResolveBlob& resolve) {
+  if (from.bytes.size() > kMostMessageBytes)
+    return Error{ErrorKind::kBadInput,
+                 fmt::format("{}: has {} bytes, a model message has at most 2 GiB", from.path,
+                             from.bytes.size())};
 #if GOOGLE_PROTOBUF_VERSION < 4022000
   // What is wrong is said once, by us; later versions have no handler that writes to stderr.
   pb::SetLogHandler(nullptr);
 #endif
-  wire::Model message;
-  pb::io::CodedInputStream stream(reinterpret_cast<const uint8_t*>(bytes.data()),
-                                  static_cast<int>(bytes.size()));
-  stream.SetRecursionLimit(kMostLevels);
-  if (!message.ParseFromCodedStream(&stream) || !stream.ConsumedEntireMessage())
-    return Error{ErrorKind::kBadInput,
-                 fmt::format("{}: is not a valid model message (truncated or corrupt near byte {} "
-                             "of {})",
-                             path, stream.CurrentPosition(), bytes.size())};
-  if (message.specificationversion() <= 0)
-    return Error{ErrorKind::kBadInput,
-                 fmt::format("{}: specification version is {}, expected 1 or more", path,
-                             message.specificationversion())};
-  return Reader(path, store, resolve).ReadRoot(message);
+  return Reader(from, store, resolve).ReadRoot();
 }
 
-Result<std::string> SerializeModel(const Model& model, const PlaceOfBlob& place) {
-  wire::Model message;
-  CMLC_RETURN_IF_ERROR(Writer(place).Write(model, message));
-  if (message.ByteSizeLong() > static_cast<size_t>(std::numeric_limits<int>::max()))
-    return Error{ErrorKind::kOutput, "the model message would have more than 2 GiB"};
-  std::string bytes;
-  {
-    pb::io::StringOutputStream sink(&bytes);
-    pb::io::CodedOutputStream stream(&sink);
-    stream.SetSerializationDeterministic(true);
-    message.SerializeWithCachedSizes(&stream);
-    CMLC_CHECK(!stream.HadError());
-  }
-  return bytes;
+Result<WireMessage> SerializeModel(const Model& model, const TensorStore& store,
+                                   const PlaceOfBlob& place) {
+  return Writer(store, place).WriteModel(model);
 }
 
 }  // namespace cmlc::format

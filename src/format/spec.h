@@ -10,6 +10,8 @@
 #include "cmlc/model.h"
 #include "cmlc/status.h"
 #include "cmlc/tensor_store.h"
+#include "format/network.h"
+#include "format/wire.h"
 
 namespace cmlc::format {
 
@@ -23,13 +25,15 @@ struct BlobPlace {
 };
 using PlaceOfBlob = std::function<BlobPlace(TensorId)>;
 
-// Parses a model. `path` is for messages; `store` is where `resolve` puts tensors. kBadInput if it
-// is no model, if a message nests too deeply, or if a blob is not what its value says.
-Result<Model> ParseModel(std::string_view bytes, const std::string& path, const TensorStore& store,
-                         const ResolveBlob& resolve);
+// Parses a model. `store` is where `resolve` puts tensors, and where weights of networks go.
+// kBadInput if it is no model, if a message nests too deeply, or if a blob or a weight is not what
+// the graph says of it.
+Result<Model> ParseModel(const MessageFile& from, TensorStore& store, const ResolveBlob& resolve);
 
-// Serializes a model: the same model gives the same bytes.
-Result<std::string> SerializeModel(const Model& model, const PlaceOfBlob& place);
+// The message of a model: the same model gives the same bytes. kOutput if they were too many for a
+// message.
+Result<WireMessage> SerializeModel(const Model& model, const TensorStore& store,
+                                   const PlaceOfBlob& place);
 
 }  // namespace cmlc::format
 

@@ -40,7 +40,9 @@ bool IsReadable(DataType dtype) {
     case DataType::kUInt2:
     case DataType::kUInt3:
     case DataType::kUInt4:
+    case DataType::kUInt5:
     case DataType::kUInt6:
+    case DataType::kUInt7:
     case DataType::kBool:
       return true;
     default:
@@ -128,7 +130,7 @@ class ConstReader final : public TensorReader {
       std::span<const std::byte> bytes;
       CMLC_ASSIGN_OR_RETURN(const TensorView view,
                             bytes_.View(first_byte, end_byte - first_byte, bytes));
-      // For types of 1, 2, 3, 4 and 6 bits the range may start inside a byte: then it starts as
+      // For types of less than a byte the range may start inside a byte: then it starts as
       // many elements further on as fit behind the boundary before.
       if (bits < 8 && (begin * bits) % 8 != 0)
         CMLC_RETURN_IF_ERROR(ReadUnaligned(begin, out.first(static_cast<size_t>(step))));
@@ -193,6 +195,37 @@ class ScaleReader final : public TensorReader {
   std::vector<float> scale_;
   std::vector<float> offset_;  // empty: none
   bool round_difference_;
+};
+
+// data * scale + bias, each for a block, rounded to fp32 once.
+class ScaleBiasReader final : public TensorReader {
+ public:
+  ScaleBiasReader(ReaderPtr data, std::vector<float> scale, std::vector<float> bias,
+                  const Shape& blocks)
+      : TensorReader(DataType::kFloat32, data->shape()),
+        grid_(data->shape(), blocks),
+        data_(std::move(data)),
+        scale_(std::move(scale)),
+        bias_(std::move(bias)) {}
+
+  Status Read(uint64_t begin, std::span<float> out) const override {
+    CMLC_RETURN_IF_ERROR(data_->Read(begin, out));
+    for (size_t i = 0; i < out.size();) {
+      uint64_t run = 0;
+      const uint64_t block = grid_.Locate(begin + i, run);
+      const size_t end = i + static_cast<size_t>(std::min<uint64_t>(run, out.size() - i));
+      const auto scale = static_cast<double>(scale_[block]);
+      const double bias = bias_.empty() ? 0.0 : static_cast<double>(bias_[block]);
+      for (; i < end; ++i) out[i] = static_cast<float>(static_cast<double>(out[i]) * scale + bias);
+    }
+    return Ok();
+  }
+
+ private:
+  BlockGrid grid_;
+  ReaderPtr data_;
+  std::vector<float> scale_;
+  std::vector<float> bias_;  // empty: none
 };
 
 // lut[block][index], one value for each index.
@@ -390,6 +423,15 @@ class Maker {
   Result<ReaderPtr> OldSparse();
   Result<ReaderPtr> Cast();
   Result<ReaderPtr> ShiftScale(ReaderPtr data);
+  Result<ReaderPtr> ScaleBias();
+  // The scale, which divides the data, and what goes with it (of its shape), if that is there.
+  struct Scale {
+    DataType dtype{};
+    Shape blocks;
+    std::vector<float> scale, other;
+    DataType other_dtype{};
+  };
+  Result<Scale> ScaleOperand(const TensorReader& data, const std::string& other) const;
   Result<ReaderPtr> Lut(ReaderPtr indices);
   Result<ReaderPtr> SparseToDense();
   // The dense form of what a sparse operation stands for, and its mask.
@@ -588,33 +630,40 @@ Result<ReaderPtr> Maker::Cast() {
   return ReaderPtr(std::make_unique<CastReader>(std::move(source), DataType::kFloat32));
 }
 
-Result<ReaderPtr> Maker::ShiftScale(ReaderPtr data) {
-  Shape scale_shape;
-  DataType scale_dtype{};
-  CMLC_ASSIGN_OR_RETURN(std::vector<float> scale,
-                        SmallOperand("scale", &scale_shape, &scale_dtype));
-  if (!IsWeightFloat(scale_dtype))
-    return Bad(fmt::format("'scale' is {}, expected fp16 or fp32", NameOf(scale_dtype)));
-  bool fits = scale_shape.size() == data->shape().size() && !scale_shape.empty();
-  for (size_t d = 0; fits && d < scale_shape.size(); ++d)
-    fits = scale_shape[d] > 0 && data->shape()[d] % scale_shape[d] == 0;
+Result<Maker::Scale> Maker::ScaleOperand(const TensorReader& data, const std::string& other) const {
+  Scale out;
+  CMLC_ASSIGN_OR_RETURN(out.scale, SmallOperand("scale", &out.blocks, &out.dtype));
+  if (!IsWeightFloat(out.dtype))
+    return Bad(fmt::format("'scale' is {}, expected fp16 or fp32", NameOf(out.dtype)));
+  bool fits = out.blocks.size() == data.shape().size() && !out.blocks.empty();
+  for (size_t d = 0; fits && d < out.blocks.size(); ++d)
+    fits = out.blocks[d] > 0 && data.shape()[d] % out.blocks[d] == 0;
   if (!fits)
-    return Bad(fmt::format("'scale' {} does not divide the data {}", ToString(scale_shape),
-                           ToString(data->shape())));
-  const DataTypeInfo* info = FindDataType(data->dtype());
-  bool round_difference = info->is_float;
-  std::vector<float> offset;
-  if (Has("offset")) {
-    Shape offset_shape;
-    DataType offset_dtype{};
-    CMLC_ASSIGN_OR_RETURN(offset, SmallOperand("offset", &offset_shape, &offset_dtype));
-    if (offset_shape != scale_shape)
-      return Bad(fmt::format("'offset' {} and 'scale' {} differ in shape", ToString(offset_shape),
-                             ToString(scale_shape)));
-    round_difference = round_difference || FindDataType(offset_dtype)->is_float;
-  }
-  return ReaderPtr(std::make_unique<ScaleReader>(std::move(data), scale_dtype, std::move(scale),
-                                                 std::move(offset), scale_shape, round_difference));
+    return Bad(fmt::format("'scale' {} does not divide the data {}", ToString(out.blocks),
+                           ToString(data.shape())));
+  if (!Has(other)) return out;
+  Shape shape;
+  CMLC_ASSIGN_OR_RETURN(out.other, SmallOperand(other, &shape, &out.other_dtype));
+  if (shape != out.blocks)
+    return Bad(fmt::format("'{}' {} and 'scale' {} differ in shape", other, ToString(shape),
+                           ToString(out.blocks)));
+  return out;
+}
+
+Result<ReaderPtr> Maker::ShiftScale(ReaderPtr data) {
+  CMLC_ASSIGN_OR_RETURN(Scale scale, ScaleOperand(*data, "offset"));
+  const bool round_difference = FindDataType(data->dtype())->is_float ||
+                                (!scale.other.empty() && FindDataType(scale.other_dtype)->is_float);
+  return ReaderPtr(std::make_unique<ScaleReader>(std::move(data), scale.dtype,
+                                                 std::move(scale.scale), std::move(scale.other),
+                                                 scale.blocks, round_difference));
+}
+
+Result<ReaderPtr> Maker::ScaleBias() {
+  CMLC_ASSIGN_OR_RETURN(ReaderPtr data, Operand("data"));
+  CMLC_ASSIGN_OR_RETURN(Scale scale, ScaleOperand(*data, "bias"));
+  return ReaderPtr(std::make_unique<ScaleBiasReader>(std::move(data), std::move(scale.scale),
+                                                     std::move(scale.other), scale.blocks));
 }
 
 Result<int64_t> Maker::VectorAxis(size_t rank, uint64_t width) const {
@@ -768,6 +817,7 @@ Result<ReaderPtr> Maker::Make(size_t output) {
     CMLC_ASSIGN_OR_RETURN(ReaderPtr data, Operand("data"));
     return ShiftScale(std::move(data));
   }
+  if (op_.type == "constexpr_scale_bias") return ScaleBias();
   if (op_.type == "constexpr_sparse_to_dense") return Scattered("nonzero_data", "mask");
   if (op_.type == "constexpr_lut_to_sparse" ||
       op_.type == "constexpr_sparse_blockwise_shift_scale") {

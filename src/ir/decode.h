@@ -7,6 +7,7 @@
 //                   constexpr_sparse_to_dense, constexpr_lut_to_sparse,
 //                   constexpr_sparse_blockwise_shift_scale, constexpr_cast; operands are inputs, of
 //                   real shapes and sub-byte types, and may come from another constexpr
+//   NeuralNetworks  constexpr_scale_bias: data, scale, bias (see struct Network in cmlc/model.h)
 //
 // A decoder works on ranges: a weight of any size is decoded in pieces, and of its operands only
 // what is small beside it (scales, LUTs) is kept in memory.

@@ -401,10 +401,13 @@ std::vector<PlannedOp> Plan(Encoding encoding, int32_t version, Planner& planner
       plan.push_back(std::move(op));
       if (!encoding.scale) return plan;
     }
-    PlannedOp op{.type = "constexpr_blockwise_shift_scale", .inputs = {}, .outputs = {}};
+    PlannedOp op{.type = encoding.bias ? "constexpr_scale_bias" : "constexpr_blockwise_shift_scale",
+                 .inputs = {},
+                 .outputs = {}};
     op.inputs.emplace_back("data", encoding.palettized() ? Source{std::string("_looked_up")}
                                                          : planner.Take(std::move(encoding.data)));
     scale_inputs(op, encoding.scale, encoding.offset);
+    if (encoding.bias) op.inputs.emplace_back("bias", planner.Take(std::move(*encoding.bias)));
     plan.push_back(std::move(op));
     return plan;
   }
@@ -447,20 +450,52 @@ std::optional<Encoding> ParseEncoding(const Definition& definition, const GraphI
 }
 
 Replacement MakeReplacement(Encoding encoding, int32_t specification_version, std::string form,
-                            std::function<Quality()> quality) {
+                            std::function<Quality()> quality, ModelFormat format) {
   Replacement replacement;
   replacement.form = std::move(form);
   replacement.quality = std::move(quality);
   Planner planner(replacement);
   const bool plain = !encoding.sparse() && !encoding.palettized() && !encoding.scale;
-  const bool old_form = specification_version < kSpecIos18;
+  const bool is_network = format == ModelFormat::kNetwork;
+  const bool old_form = !is_network && specification_version < kSpecIos18;
+  // A layer takes weights of any type, and codes stand for fp32.
+  std::optional<ValueType> type;
+  if (is_network) type = MakeTensorType(encoding.dtype, encoding.shape);
   std::vector<PlannedOp> plan = old_form && !plain
                                     ? PlanOldForm(std::move(encoding), planner)
                                     : Plan(std::move(encoding), specification_version, planner);
   // A const has its value as an attribute on every system.
-  replacement.build = [plan = std::move(plan), attributes = old_form || plain](
-                          const Operation& op, const std::vector<Value>& values) {
-    return Build(plan, attributes, op, values);
+  replacement.build = [plan = std::move(plan), attributes = old_form || plain,
+                       type = std::move(type)](const Operation& op,
+                                               const std::vector<Value>& values) {
+    std::vector<Operation> built = Build(plan, attributes, op, values);
+    if (type) built.back().outputs[0].type = type;
+    return built;
+  };
+  return replacement;
+}
+
+Replacement MakeHalfReplacement(TensorSource halves, const Shape& shape, ModelFormat format,
+                                std::function<Quality()> quality) {
+  Replacement replacement;
+  replacement.form = "fp16";
+  replacement.quality = std::move(quality);
+  replacement.tensors.push_back(
+      {.dtype = DataType::kFloat16, .shape = shape, .content = std::move(halves)});
+  replacement.build = [format](const Operation& op, const std::vector<Value>& values) {
+    Operation made;
+    made.outputs = op.outputs;
+    made.attributes["name"] = MakeString(NameOf(op));
+    if (format == ModelFormat::kNetwork) {
+      made.type = "const";
+      made.outputs[0].type = values[0].type;
+      made.attributes["val"] = values[0];
+    } else {
+      made.type = "constexpr_cast";
+      made.attributes["source_val"] = values[0];
+      made.attributes["output_dtype"] = MakeString("fp32");
+    }
+    return std::vector<Operation>{std::move(made)};
   };
   return replacement;
 }

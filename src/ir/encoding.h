@@ -46,11 +46,12 @@ struct Encoding {
   std::optional<Operand> mask;  // uint1, of `shape`; of the vectors' shape if entries are vectors
   uint64_t kept = 0;            // elements of `data` behind a mask
 
-  Operand data;                      // plain values, codes or indices; a vector behind a mask
-  std::optional<Operand> scale;      // of `data`, or of what the LUT gives
-  std::optional<Operand> offset;     // of the same shape
-  std::optional<Operand> lut;        // [blocks..., entries, width]
-  int64_t vector_axis = 0;           // along which entries of width > 1 lie
+  Operand data;                   // plain values, codes or indices; a vector behind a mask
+  std::optional<Operand> scale;   // of `data`, or of what the LUT gives
+  std::optional<Operand> offset;  // of the same shape
+  std::optional<Operand> bias;    // in a NeuralNetwork, in place of an offset: code * scale + bias
+  std::optional<Operand> lut;     // [blocks..., entries, width]
+  int64_t vector_axis = 0;        // along which entries of width > 1 lie
   std::optional<Operand> lut_scale;  // [blocks..., 1, 1]
   std::optional<Operand> lut_offset;
 
@@ -71,9 +72,16 @@ std::optional<Encoding> ParseEncoding(const Definition& definition, const GraphI
 
 // The operations that stand for an encoding under a specification version. Of a version below
 // iOS 18 the encoding must be one that it knows: dense codes with one scale or one for each channel
-// of an axis, dense with one scalar LUT, or sparse and plain.
+// of an axis, dense with one scalar LUT, or sparse and plain. In a NeuralNetwork it is plain, codes
+// with a bias, or dense with one scalar LUT.
 Replacement MakeReplacement(Encoding encoding, int32_t specification_version, std::string form,
-                            std::function<Quality()> quality);
+                            std::function<Quality()> quality,
+                            ModelFormat format = ModelFormat::kProgram);
+
+// fp16 in place of fp32: a const of a NeuralNetwork; in an ML Program, where the type of a value is
+// that of the arithmetic it takes part in, a const that is cast.
+Replacement MakeHalfReplacement(TensorSource halves, const Shape& shape, ModelFormat format,
+                                std::function<Quality()> quality);
 
 // Packed bytes [begin, begin + size) of an operand that is a value of the program.
 Result<TensorView> ViewOperand(const Operand& operand, const TensorStore& store, uint64_t begin,

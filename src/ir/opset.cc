@@ -1180,6 +1180,15 @@ const OpsetInfo* FindOpset(int32_t spec_version) {
   return nullptr;
 }
 
+std::string_view SystemsOf(int32_t spec_version) {
+  constexpr std::array<std::string_view, 5> kBefore = {
+      "iOS 11, macOS 10.13", "iOS 11.2, macOS 10.13.2", "iOS 12, macOS 10.14",
+      "iOS 13, macOS 10.15", "iOS 14, macOS 11"};
+  if (spec_version >= 1 && spec_version <= 5) return kBefore[static_cast<size_t>(spec_version) - 1];
+  const OpsetInfo* opset = FindOpset(spec_version);
+  return opset == nullptr ? std::string_view() : opset->systems;
+}
+
 const OpsetInfo* FindOpsetByTarget(std::string_view target) {
   for (const OpsetInfo& row : kOpsets)
     if (row.target == target) return &row;

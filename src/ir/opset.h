@@ -35,6 +35,10 @@ std::span<const OpsetInfo> Opsets();
 const OpsetInfo* FindOpset(int32_t spec_version);
 const OpsetInfo* FindOpsetByTarget(std::string_view target);
 
+// The first systems that run models of a specification version, of versions before ML Programs
+// (1 to 5) as well; empty if it is not known.
+std::string_view SystemsOf(int32_t spec_version);
+
 // What a rewrite did, for the report.
 struct RaiseNote {
   std::string op;    // the operation's own name

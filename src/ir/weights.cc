@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "ir/decode.h"
+#include "ir/layers.h"
 
 namespace cmlc {
 namespace {
@@ -47,6 +48,24 @@ std::optional<int64_t> Positive(int64_t axis, size_t rank) {
   if (axis < 0) axis += static_cast<int64_t>(rank);
   if (axis < 0 || axis >= static_cast<int64_t>(rank)) return std::nullopt;
   return axis;
+}
+
+Consumer ConsumerOf(const Use& use, const Shape& shape, const GraphIndex& index) {
+  const auto [output, input] = ChannelAxes(*use.op, use.parameter, index);
+  Consumer consumer{.op_type = use.op->type,
+                    .op_name = NameOf(*use.op),
+                    .output_name = use.op->outputs.empty() ? "" : use.op->outputs[0].name,
+                    .parameter = use.parameter,
+                    .output_axis = Positive(output, shape.size()),
+                    .input_axis = Positive(input, shape.size()),
+                    .groups = NumberOf(*use.op, "groups", index).value_or(1),
+                    .output_channels = std::nullopt,
+                    .input_channels = std::nullopt};
+  if (consumer.output_axis)
+    consumer.output_channels = shape[static_cast<size_t>(*consumer.output_axis)];
+  if (consumer.input_axis)
+    consumer.input_channels = shape[static_cast<size_t>(*consumer.input_axis)];
+  return consumer;
 }
 
 std::string LinkText(const Operation& op, const GraphIndex& index) {
@@ -93,6 +112,10 @@ std::string LinkText(const Operation& op, const GraphIndex& index) {
   };
   if (op.type == "constexpr_affine_dequantize")
     return fmt::format("{} linear{}", dtype_of("quantized_data"), scales());
+  if (op.type == "constexpr_scale_bias")
+    return fmt::format("{}-bit linear{}",
+                       type_of("data") == nullptr ? 0 : BitsOf(type_of("data")->tensor.dtype),
+                       scales());
   if (op.type == "constexpr_blockwise_shift_scale")
     return fmt::format("{} linear{}", dtype_of("data"), scales());
   if (op.type == "constexpr_sparse_blockwise_shift_scale")
@@ -140,18 +163,20 @@ void Collect(const Operation& op, const GraphIndex& index, int depth,
 
 }  // namespace
 
-std::vector<ProgramBlock> BlocksOf(Program& program, const std::string& prefix) {
+std::vector<ProgramBlock> BlocksOf(Model& model, const std::string& prefix) {
   std::vector<ProgramBlock> blocks;
-  for (auto& [name, function] : program.functions)
+  if (model.network) blocks.push_back({prefix + "network", &model.network->block, &*model.network});
+  if (!model.program) return blocks;
+  for (auto& [name, function] : model.program->functions)
     for (auto& [opset, block] : function.specializations) {
       std::string label = prefix + name;
       if (function.specializations.size() > 1) label += "@" + opset;
-      blocks.push_back({std::move(label), &block});
+      blocks.push_back({std::move(label), &block, nullptr});
     }
   return blocks;
 }
 
-std::vector<WeightSite> FindWeights(GraphIndex& index) {
+std::vector<WeightSite> FindWeights(GraphIndex& index, const Network* network) {
   std::vector<WeightSite> sites;
   for (const Definition& definition : index.definitions()) {
     const Operation& op = *definition.op;
@@ -182,17 +207,17 @@ std::vector<WeightSite> FindWeights(GraphIndex& index) {
       } else if (IsConstexpr(*use.op)) {
         site.feeds_constexpr = true;
       } else {
-        const auto [output, input] = ChannelAxes(*use.op, use.parameter, index);
-        const size_t rank = site.weight.shape.size();
         site.weight.consumers.push_back(
-            {.op_type = use.op->type,
-             .op_name = NameOf(*use.op),
-             .output_name = use.op->outputs.empty() ? "" : use.op->outputs[0].name,
-             .parameter = use.parameter,
-             .output_axis = Positive(output, rank),
-             .input_axis = Positive(input, rank),
-             .groups = NumberOf(*use.op, "groups", index).value_or(1)});
+            network != nullptr ? LayerConsumer(*use.op, use.parameter, site.weight.shape)
+                               : ConsumerOf(use, site.weight.shape, index));
+        if (network != nullptr)
+          site.weight.limits = LimitsOf(*use.op, use.parameter, network->updatable);
       }
+    }
+    site.weight.stored_dtype = site.weight.dtype;
+    if (network != nullptr) {
+      site.weight.format = ModelFormat::kNetwork;
+      site.weight.dtype = DataType::kFloat32;
     }
     // An inner link of a chain is no weight of its own.
     if (site.weight.consumers.empty() && site.feeds_constexpr && !site.feeds_output) continue;

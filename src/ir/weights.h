@@ -15,14 +15,17 @@
 
 namespace cmlc {
 
-// The block that a function of a program runs, in one of its specializations.
+// The block that a function of a program runs, in one of its specializations; or a network.
 struct ProgramBlock {
-  std::string label;  // "main"; of a pipeline's member "0:main"; more if there are specializations
+  // "main"; of a pipeline's member "0:main"; more if there are specializations. A network's is
+  // "network".
+  std::string label;
   Block* block = nullptr;
+  const Network* network = nullptr;  // that it belongs to, if any
 };
 
-// All of them, in a fixed order. `prefix` goes in front of the labels.
-std::vector<ProgramBlock> BlocksOf(Program& program, const std::string& prefix);
+// All of a model's own, in a fixed order. `prefix` goes in front of the labels.
+std::vector<ProgramBlock> BlocksOf(Model& model, const std::string& prefix);
 
 // One const or constexpr as the root of a weight: something other than a constexpr reads it.
 struct WeightSite {
@@ -35,8 +38,9 @@ struct WeightSite {
 };
 
 // Every const and constexpr that holds a tensor of numbers and is read by anything but constexprs,
-// in program order; constants that nobody reads are included, with no consumers.
-std::vector<WeightSite> FindWeights(GraphIndex& index);
+// in program order; constants that nobody reads are included, with no consumers. `network`: that
+// the block belongs to, if any.
+std::vector<WeightSite> FindWeights(GraphIndex& index, const Network* network = nullptr);
 
 // How a weight is stored, through all links of its chain.
 struct StoredForm {

@@ -14,14 +14,14 @@ namespace {
 
 class Decompress final : public WeightPass {
  public:
-  Decompress() : WeightPass(/*weight_threshold=*/0) {}
-
   Takes takes() const override { return Takes::kCompressed; }
+  Storage stores() const override { return Storage::kFloat; }
 
   Need Needs(const Weight&) const override { return {}; }
 
   Result<Outcome> Replace(const Weight& weight, const PassContext&) const override {
     const TensorReader* reader = weight.reader;
+    const bool is_network = weight.format == ModelFormat::kNetwork;
     const DataType dtype = weight.dtype;
     TensorSource source{.dtype = dtype, .element_count = weight.element_count, .fill = nullptr};
     source.fill = [reader, dtype](uint64_t begin, std::span<std::byte> out) -> Status {
@@ -48,10 +48,11 @@ class Decompress final : public WeightPass {
     replacement.form = "plain";
     replacement.tensors.push_back(
         {.dtype = dtype, .shape = weight.shape, .content = std::move(source)});
-    replacement.build = [](const Operation& op, const std::vector<Value>& values) {
+    replacement.build = [is_network](const Operation& op, const std::vector<Value>& values) {
       Operation constant;
       constant.type = "const";
       constant.outputs = op.outputs;
+      if (is_network) constant.outputs[0].type = values[0].type;  // it may have been fp16
       constant.attributes["name"] = MakeString(NameOf(op));
       constant.attributes["val"] = values[0];
       return std::vector<Operation>{std::move(constant)};
@@ -66,6 +67,9 @@ class Decompress final : public WeightPass {
       return std::nullopt;
     return Skipped{"of a type that no const is decompressed to", NameOf(weight.dtype)};
   }
+
+ protected:
+  int64_t default_threshold() const override { return 0; }
 };
 
 }  // namespace

@@ -50,8 +50,11 @@
 namespace cmlc {
 namespace {
 
-constexpr std::initializer_list<int64_t> kWidths = {1, 2, 3, 4, 6, 8};
+constexpr std::initializer_list<int64_t> kWidths = {1, 2, 3, 4, 5, 6, 7, 8};
+// ML Programs have no types for the others.
+constexpr std::initializer_list<int64_t> kProgramWidths = {1, 2, 3, 4, 6, 8};
 constexpr int64_t kDefaultGroupSize = 32;
+constexpr int32_t kSpecIos12 = 3;
 constexpr int32_t kSpecIos16 = 7;
 constexpr int32_t kSpecIos18 = 9;
 constexpr uint64_t kMostLutFileBytes = 64 << 20;
@@ -133,6 +136,7 @@ class Palettize final : public WeightPass {
   }
 
   Status CheckOptions() override;
+  Status CheckFormat(ModelFormat format) const override;
   std::optional<Skipped> Skip(const Weight& weight) const override {
     return PlanOf(weight).skipped;
   }
@@ -172,7 +176,7 @@ class Palettize final : public WeightPass {
                      const PassContext& context) const;
   template <typename T>
   Result<Outcome> ReplaceAs(const Weight& weight, const PassContext& context) const;
-  int BitsFor(size_t entries, bool new_form) const;
+  int BitsFor(size_t entries, const PassContext& context) const;
 
   std::optional<int64_t> nbits_;
   std::string mode_ = "kmeans";
@@ -282,6 +286,35 @@ Status Palettize::CheckOptions() {
   if (mode_ == "custom") {
     CMLC_ASSIGN_OR_RETURN(given_, ReadLutFile(lut_file_));
   }
+  return Ok();
+}
+
+Status Palettize::CheckFormat(ModelFormat format) const {
+  const auto bad = [](std::string_view option, std::string_view what) {
+    return Error{ErrorKind::kUsage, fmt::format("palettize: {}: {}", option, what)};
+  };
+  if (format == ModelFormat::kProgram) {
+    if (nbits_ &&
+        std::find(kProgramWidths.begin(), kProgramWidths.end(), *nbits_) == kProgramWidths.end())
+      return bad("nbits", fmt::format("is {}, which NeuralNetworks alone can hold; an ML Program "
+                                      "takes 1, 2, 3, 4, 6 or 8",
+                                      *nbits_));
+    return Ok();
+  }
+  const std::string_view one = "a NeuralNetwork holds one LUT of fp32 entries for each weight";
+  if (grouped())
+    return bad(group_size_     ? "group_size"
+               : channel_axis_ ? "channel_axis"
+                               : "granularity",
+               fmt::format("{}; leave it out (per_tensor)", one));
+  if (cluster_dim_.value_or(1) > 1)
+    return bad("cluster_dim", fmt::format("{}, and no vectors; leave it out", one));
+  if (per_channel_scale_)
+    return bad("per_channel_scale",
+               fmt::format("{}, and no scales; `quantize` stores a scale for each channel", one));
+  if (lut_dtype_ != "float") return bad("lut_dtype", fmt::format("{}; leave it out", one));
+  if (joint_)
+    return bad("joint", "a NeuralNetwork holds no chains of compressed forms; `decompress` first");
   return Ok();
 }
 
@@ -415,6 +448,7 @@ Palettize::Plan Palettize::PlanOf(const Weight& weight) const {
 }
 
 WeightPass::Need Palettize::Needs(const Weight& weight) const {
+  if (weight.format == ModelFormat::kNetwork) return {kSpecIos12, "a LUT"};
   if (weight.compressed) return {kSpecIos18, "joint compression"};
   const Plan plan = PlanOf(weight);
   if (plan.cluster_dim > 1) return {kSpecIos18, "LUT entries that are vectors (cluster_dim)"};
@@ -439,11 +473,13 @@ std::string Palettize::FormText(const Plan& plan, const Weight& weight, int bits
   return text;
 }
 
-int Palettize::BitsFor(size_t entries, bool new_form) const {
+int Palettize::BitsFor(size_t entries, const PassContext& context) const {
   if (nbits_) return static_cast<int>(*nbits_);
+  const bool is_network = context.format == ModelFormat::kNetwork;
   // The older form has no 3-bit indices: raising the system for them would cost users more than
   // the bit does.
-  for (const int64_t width : kWidths)
+  const bool new_form = is_network || context.specification_version >= kSpecIos18;
+  for (const int64_t width : is_network ? kWidths : kProgramWidths)
     if (entries <= size_t{1} << width && (width != 3 || new_form)) return static_cast<int>(width);
   CMLC_CHECK(false);
 }
@@ -592,7 +628,6 @@ template <typename T>
 Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& context) const {
   constexpr bool kIsHalf = std::is_same_v<T, uint16_t>;
   const Plan plan = PlanOf(weight);
-  const bool new_form = context.specification_version >= kSpecIos18;
   const size_t most_entries = nbits_ ? size_t{1} << *nbits_ : 256;
   if (plan.cluster_dim > 1) {
     VectorRequest request{
@@ -621,7 +656,7 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
 
   size_t most = 1;
   for (const auto& lut : fitted.luts) most = std::max(most, lut.size());
-  const int bits = BitsFor(most, new_form);
+  const int bits = BitsFor(most, context);
   const uint64_t index_count = kept ? kept->index.ones() : weight.element_count;
   if (weight.compressed && weight.encoding->quantized()) {
     const uint64_t now = *PackedBytes(index_count, BitsOf(weight.encoding->data.dtype));
@@ -713,13 +748,14 @@ Result<Outcome> Palettize::ReplaceAs(const Weight& weight, const PassContext& co
       std::memcpy(bytes.data(), tables->luts.data(), bytes.size());
     encoding.lut = Operand{.dtype = weight.dtype, .shape = lut_shape, .content = std::move(bytes)};
   }
-  return Outcome(MakeReplacement(std::move(encoding), context.specification_version,
-                                 FormText(plan, weight, bits),
-                                 [qualities, quality = fitted.quality] {
-                                   const Quality chunks = qualities->Total();
-                                   return Quality{.signal = quality.signal + chunks.signal,
-                                                  .noise = quality.noise + chunks.noise};
-                                 }));
+  return Outcome(MakeReplacement(
+      std::move(encoding), context.specification_version, FormText(plan, weight, bits),
+      [qualities, quality = fitted.quality] {
+        const Quality chunks = qualities->Total();
+        return Quality{.signal = quality.signal + chunks.signal,
+                       .noise = quality.noise + chunks.noise};
+      },
+      context.format));
 }
 
 Result<Outcome> Palettize::Replace(const Weight& weight, const PassContext& context) const {

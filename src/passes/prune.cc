@@ -58,6 +58,12 @@ class Prune final : public WeightPass {
     v.Flag({"joint", "prune quantized and palettized weights too"}, joint_);
   }
 
+  Status CheckFormat(ModelFormat format) const override {
+    if (format == ModelFormat::kProgram) return Ok();
+    return Error{ErrorKind::kUsage,
+                 "prune: a NeuralNetwork has no sparse weights; `palettize` and `quantize` make it "
+                 "smaller"};
+  }
   Status CheckOptions() override;
   std::optional<Skipped> Skip(const Weight& weight) const override;
   Need Needs(const Weight& weight) const override {

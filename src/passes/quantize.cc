@@ -1,6 +1,7 @@
 // Quantize: store each weight as small integers, value = scale * (code - zero point), with a scale
 // (and in mode linear a zero point) for the whole weight, for each output channel, or for each
-// block of input channels of each output channel.
+// block of input channels of each output channel. In a NeuralNetwork codes of 1 to 8 bits stand for
+// code * scale + bias, and the bias is any number. With dtype fp16 weights of fp32 become fp16.
 //
 // By default scales are searched for the least squared error, which costs no bytes; `scales minmax`
 // spreads the codes over the range of the values as coremltools does. All arithmetic is in fp32 or
@@ -22,6 +23,7 @@
 #include "base/check.h"
 #include "cmlc/pass.h"
 #include "ir/encoding.h"
+#include "numeric/affine.h"
 #include "numeric/convert.h"
 #include "numeric/half.h"
 #include "numeric/linear.h"
@@ -31,6 +33,8 @@
 namespace cmlc {
 namespace {
 
+constexpr int32_t kSpecIos11_2 = 2;
+constexpr int32_t kSpecIos12 = 3;
 constexpr int32_t kSpecIos16 = 7;
 constexpr int32_t kSpecIos18 = 9;
 constexpr int64_t kDefaultBlockSize = 32;
@@ -41,52 +45,119 @@ DataType TypeOf(std::string_view name) {
   CMLC_CHECK(false);
 }
 
-// Scales and zero points, as small as they are stored: there may be one for each 32 values, and
-// those of a whole batch of weights are held at a time.
-class Parameters {
- public:
-  Parameters() = default;
-  Parameters(std::span<const numeric::LinearParameters> blocks, DataType dtype, bool has_offset)
-      : is_half_(dtype == DataType::kFloat16) {
-    std::vector<float> scales(blocks.size());
-    for (size_t i = 0; i < scales.size(); ++i) scales[i] = blocks[i].scale;
-    scales_.resize(scales.size() * (is_half_ ? sizeof(uint16_t) : sizeof(float)));
-    if (is_half_)
-      numeric::FloatsToHalves(scales.data(), scales.size(),
-                              reinterpret_cast<uint16_t*>(scales_.data()));
-    else
-      std::memcpy(scales_.data(), scales.data(), scales_.size());
-    if (!has_offset) return;
-    for (const numeric::LinearParameters& block : blocks)
-      zeros_.push_back(static_cast<int16_t>(block.zero_point));
-  }
+// What the two kinds of codes are made and stored with. `Stored` keeps the parameters of all
+// blocks, as small as they are stored: there may be one for each 32 values, and those of a whole
+// batch of weights are held at a time. Its Get gives those of the blocks from `first` on.
+constexpr size_t kMostAtOnce = 512;
 
-  const std::string& ScaleBytes() const { return scales_; }
-  std::string OffsetBytes(int bits) const {
-    std::vector<uint8_t> codes;
-    for (const int zero : zeros_) codes.push_back(static_cast<uint8_t>(zero & ((1 << bits) - 1)));
-    std::string bytes(static_cast<size_t>(*PackedBytes(codes.size(), bits)), '\0');
-    numeric::PackBits(codes, bits, std::as_writable_bytes(std::span(bytes)));
-    return bytes;
-  }
-  // Those of the blocks from `first` on, kMost of them at most.
-  static constexpr size_t kMost = 512;
-  void Get(size_t first, std::span<numeric::LinearParameters> blocks) const {
-    std::array<float, kMost> scales;
-    if (is_half_)
-      numeric::HalvesToFloats(reinterpret_cast<const uint16_t*>(scales_.data()) + first,
-                              blocks.size(), scales.data());
-    else
-      std::memcpy(scales.data(), scales_.data() + first * sizeof(float),
-                  blocks.size() * sizeof(float));
-    for (size_t i = 0; i < blocks.size(); ++i)
-      blocks[i] = {scales[i], zeros_.empty() ? 0 : zeros_[first + i]};
-  }
+// ML Programs: scale * (code - zero point).
+struct LinearCodes {
+  using Format = numeric::LinearFormat;
+  using Parameters = numeric::LinearParameters;
 
- private:
-  bool is_half_ = true;
-  std::string scales_;
-  std::vector<int16_t> zeros_;  // none if all are 0
+  class Stored {
+   public:
+    Stored(std::span<const Parameters> blocks, DataType dtype, bool has_offset)
+        : is_half_(dtype == DataType::kFloat16) {
+      std::vector<float> scales(blocks.size());
+      for (size_t i = 0; i < scales.size(); ++i) scales[i] = blocks[i].scale;
+      scales_.resize(scales.size() * (is_half_ ? sizeof(uint16_t) : sizeof(float)));
+      if (is_half_)
+        numeric::FloatsToHalves(scales.data(), scales.size(),
+                                reinterpret_cast<uint16_t*>(scales_.data()));
+      else
+        std::memcpy(scales_.data(), scales.data(), scales_.size());
+      if (!has_offset) return;
+      for (const Parameters& block : blocks)
+        zeros_.push_back(static_cast<int16_t>(block.zero_point));
+    }
+
+    const std::string& ScaleBytes() const { return scales_; }
+    std::string OffsetBytes(int bits) const {
+      std::vector<uint8_t> codes;
+      for (const int zero : zeros_) codes.push_back(static_cast<uint8_t>(zero & ((1 << bits) - 1)));
+      std::string bytes(static_cast<size_t>(*PackedBytes(codes.size(), bits)), '\0');
+      numeric::PackBits(codes, bits, std::as_writable_bytes(std::span(bytes)));
+      return bytes;
+    }
+    void Get(size_t first, std::span<Parameters> blocks) const {
+      std::array<float, kMostAtOnce> scales;
+      if (is_half_)
+        numeric::HalvesToFloats(reinterpret_cast<const uint16_t*>(scales_.data()) + first,
+                                blocks.size(), scales.data());
+      else
+        std::memcpy(scales.data(), scales_.data() + first * sizeof(float),
+                    blocks.size() * sizeof(float));
+      for (size_t i = 0; i < blocks.size(); ++i)
+        blocks[i] = {scales[i], zeros_.empty() ? 0 : zeros_[first + i]};
+    }
+
+   private:
+    bool is_half_ = true;
+    std::string scales_;
+    std::vector<int16_t> zeros_;  // none if all are 0
+  };
+
+  // Codes are spread over the range of the values and 0.
+  static Parameters OfRange(float least, float greatest, const Format& format) {
+    return numeric::FitMinMax(std::min(least, 0.0f), std::max(greatest, 0.0f), format);
+  }
+  static Parameters OfPoints(const numeric::Points& points, const Format& format) {
+    return numeric::FitLinear(points, format);
+  }
+  template <typename T>
+  static bool OfBlocks(const T* values, size_t size, size_t count, const Format& format,
+                       Parameters* parameters) {
+    return numeric::FitLinearBlocks(values, size, count, format, parameters);
+  }
+  template <typename T>
+  static numeric::LinearError Encode(const T* values, size_t size, size_t count,
+                                     const Parameters* parameters, const Format& format,
+                                     uint8_t* codes) {
+    return numeric::QuantizeLinearBlocks(values, size, count, parameters, format, codes);
+  }
+};
+
+// NeuralNetworks: code * scale + bias.
+struct AffineCodes {
+  using Format = numeric::AffineFormat;
+  using Parameters = numeric::AffineParameters;
+
+  class Stored {
+   public:
+    explicit Stored(std::vector<Parameters> blocks) : blocks_(std::move(blocks)) {}
+    std::string Bytes(float Parameters::*member) const {
+      std::string bytes(blocks_.size() * sizeof(float), '\0');
+      for (size_t i = 0; i < blocks_.size(); ++i)
+        std::memcpy(bytes.data() + i * sizeof(float), &(blocks_[i].*member), sizeof(float));
+      return bytes;
+    }
+    void Get(size_t first, std::span<Parameters> blocks) const {
+      std::copy_n(blocks_.begin() + static_cast<std::ptrdiff_t>(first), blocks.size(),
+                  blocks.begin());
+    }
+
+   private:
+    std::vector<Parameters> blocks_;
+  };
+
+  static Parameters OfRange(float least, float greatest, const Format& format) {
+    return numeric::AffineOfRange(least, greatest, format);
+  }
+  static Parameters OfPoints(const numeric::Points& points, const Format& format) {
+    return numeric::FitAffine(points, format);
+  }
+  template <typename T>
+  static bool OfBlocks(const T* values, size_t size, size_t count, const Format& format,
+                       Parameters* parameters) {
+    return numeric::FitAffineBlocks(values, size, count, format, parameters);
+  }
+  template <typename T>
+  static numeric::LinearError Encode(const T* values, size_t size, size_t count,
+                                     const Parameters* parameters, const Format& format,
+                                     uint8_t* codes) {
+    return numeric::QuantizeAffineBlocks(values, size, count, parameters, format, codes);
+  }
 };
 
 // Which block an element is in, without a division where blocks follow each other.
@@ -116,7 +187,13 @@ class Quantize final : public WeightPass {
               "linear_symmetric: zero is the middle of the codes; linear: each scale has a zero "
               "point of its own"},
              mode_, {"linear_symmetric", "linear"});
-    v.Choice({"dtype", "of the codes"}, dtype_, {"int8", "uint8", "int4", "uint4"});
+    v.Choice(
+        {"dtype", "of the codes (default int8), or fp16 for weights that become half as large"},
+        dtype_, {"int8", "uint8", "int4", "uint4", "fp16"});
+    v.Int({"nbits",
+           "bits of a code, in place of dtype: 1 to 8 in a NeuralNetwork, 4 or 8 in an ML Program; "
+           "16 for fp16"},
+          nbits_, 1, {1, 2, 3, 4, 5, 6, 7, 8, 16});
     v.Choice({"granularity",
               "what shares a scale: the weight, an output channel, or block_size input channels of "
               "an output channel (default: per_block if a block size is given, else per_channel)"},
@@ -138,6 +215,13 @@ class Quantize final : public WeightPass {
   }
 
   Status CheckOptions() override {
+    if (nbits_ && !dtype_.empty())
+      return Error{
+          ErrorKind::kUsage,
+          fmt::format("quantize: nbits: is {} and dtype is {}; give one of them", *nbits_, dtype_)};
+    if (nbits_ == 16) dtype_ = "fp16";
+    if (nbits_ == 4) dtype_ = "int4";
+    if (dtype_.empty()) dtype_ = "int8";  // of other widths CheckFormat says what holds them
     if (granularity_.empty()) granularity_ = block_size_.empty() ? "per_channel" : "per_block";
     if (granularity_ != "per_block" && !block_size_.empty())
       return Error{
@@ -147,12 +231,21 @@ class Quantize final : public WeightPass {
     return Ok();
   }
 
+  Status CheckFormat(ModelFormat format) const override;
+  Storage stores() const override { return is_half() ? Storage::kHalf : Storage::kCodes; }
   std::optional<Skipped> Skip(const Weight& weight) const override;
   Need Needs(const Weight& weight) const override;
   Result<Outcome> Replace(const Weight& weight, const PassContext& context) const override {
+    if (is_half()) return ReplaceByHalves(weight, context);
+    if (weight.format == ModelFormat::kNetwork) return ReplaceAffine(weight, context);
     if (weight.encoding && weight.encoding->palettized()) return ReplaceLut(weight, context);
-    return weight.dtype == DataType::kFloat16 ? ReplaceAs<uint16_t>(weight, context)
-                                              : ReplaceAs<float>(weight, context);
+    return weight.dtype == DataType::kFloat16 ? ReplaceLinear<uint16_t>(weight, context)
+                                              : ReplaceLinear<float>(weight, context);
+  }
+
+ protected:
+  int64_t default_threshold() const override {
+    return is_half() ? 0 : WeightPass::default_threshold();
   }
 
  private:
@@ -173,18 +266,25 @@ class Quantize final : public WeightPass {
                                                             : numeric::EntryType::kFloat,
             .search = scales_ == "search"};
   }
+  numeric::AffineFormat AffineFormatOf() const {
+    return {
+        .bits = bits(), .symmetric = mode_ == "linear_symmetric", .search = scales_ == "search"};
+  }
+  bool is_half() const { return dtype_ == "fp16"; }
+  int bits() const {
+    return nbits_ ? static_cast<int>(*nbits_) : FindDataType(TypeOf(dtype_))->bits;
+  }
   bool has_offset() const { return mode_ == "linear" || dtype_[0] == 'u'; }
   std::string FormText(const Shape& blocks, const std::string& note) const;
   template <typename T>
-  Result<std::optional<Skipped>> Fit(const Weight& weight, const Shape& blocks,
-                                     const PassContext& context,
-                                     std::vector<numeric::LinearParameters>& parameters) const;
-  template <typename T>
-  Result<Outcome> ReplaceAs(const Weight& weight, const PassContext& context) const;
+  Result<Outcome> ReplaceLinear(const Weight& weight, const PassContext& context) const;
+  Result<Outcome> ReplaceAffine(const Weight& weight, const PassContext& context) const;
+  Result<Outcome> ReplaceByHalves(const Weight& weight, const PassContext& context) const;
   Result<Outcome> ReplaceLut(const Weight& weight, const PassContext& context) const;
 
   std::string mode_ = "linear_symmetric";
-  std::string dtype_ = "int8";
+  std::string dtype_;
+  std::optional<int64_t> nbits_;
   std::string granularity_;
   std::vector<int64_t> block_size_;
   std::string scales_ = "search";
@@ -192,11 +292,40 @@ class Quantize final : public WeightPass {
   bool joint_ = false;
 };
 
+Status Quantize::CheckFormat(ModelFormat format) const {
+  const auto bad = [](std::string_view option, std::string_view what) {
+    return Error{ErrorKind::kUsage, fmt::format("quantize: {}: {}", option, what)};
+  };
+  if (is_half()) return Ok();
+  if (format == ModelFormat::kProgram) {
+    if (nbits_ && *nbits_ != 4 && *nbits_ != 8)
+      return bad("nbits", fmt::format("is {}, which NeuralNetworks alone can hold; an ML Program "
+                                      "takes 4 or 8 (`palettize` takes 1, 2, 3 and 6 as well)",
+                                      *nbits_));
+    return Ok();
+  }
+  if (granularity_ == "per_block")
+    return bad(block_size_.empty() ? "granularity" : "block_size",
+               "a NeuralNetwork holds one scale for each weight or output channel; leave it out "
+               "(per_channel)");
+  if (joint_)
+    return bad("joint", "a NeuralNetwork holds no chains of compressed forms; `decompress` first");
+  return Ok();
+}
+
 Quantize::Blocks Quantize::BlocksOf(const Weight& weight) const {
   Blocks blocks;
   const Shape& shape = weight.shape;
   blocks.counts.assign(shape.size(), 1);
   if (granularity_ == "per_tensor") return blocks;
+  if (weight.format == ModelFormat::kNetwork) {
+    // What has no such axis, as a bias, takes one scale.
+    if (weight.output_axis) {
+      const auto axis = static_cast<size_t>(*weight.output_axis);
+      blocks.counts[axis] = shape[axis];
+    }
+    return blocks;
+  }
   const bool by_axis = granularity_ == "per_block" && block_size_.size() > 1;
   if (!by_axis && (!weight.output_axis || !weight.input_axis)) {
     std::string readers;
@@ -261,6 +390,12 @@ Quantize::Blocks Quantize::BlocksOf(const Weight& weight) const {
 }
 
 std::optional<Skipped> Quantize::Skip(const Weight& weight) const {
+  if (is_half() && weight.stored_dtype == DataType::kFloat16)
+    return Skipped{"fp16 already", "it is what dtype fp16 would make of it"};
+  if (is_half()) {
+    if (weight.compressed) return Skipped{"already compressed", "dtype fp16 is for plain weights"};
+    return std::nullopt;
+  }
   if (weight.compressed) {
     const Encoding* encoding = weight.encoding.get();
     if (encoding == nullptr)
@@ -273,9 +408,11 @@ std::optional<Skipped> Quantize::Skip(const Weight& weight) const {
 }
 
 WeightPass::Need Quantize::Needs(const Weight& weight) const {
+  if (weight.format == ModelFormat::kNetwork)
+    return is_half() ? Need{kSpecIos11_2, "fp16 weights"} : Need{kSpecIos12, "integer weights"};
+  if (is_half()) return {kSpecIos16, "fp16 weights that are cast to fp32"};
   if (weight.compressed) return {kSpecIos18, "joint compression"};
-  const int bits = FindDataType(TypeOf(dtype_))->bits;
-  if (bits < 8) return {kSpecIos18, dtype_ + " codes"};
+  if (bits() < 8) return {kSpecIos18, dtype_ + " codes"};
   const Blocks blocks = BlocksOf(weight);
   const auto cut = std::count_if(blocks.counts.begin(), blocks.counts.end(),
                                  [](int64_t count) { return count > 1; });
@@ -288,7 +425,8 @@ WeightPass::Need Quantize::Needs(const Weight& weight) const {
 
 std::string Quantize::FormText(const Shape& blocks, const std::string& note) const {
   const uint64_t count = *ElementCount(blocks);
-  return fmt::format("{} {}{}{}", dtype_, mode_ == "linear" ? "affine" : "symmetric",
+  return fmt::format("{} {}{}{}", nbits_ ? fmt::format("{}-bit", *nbits_) : dtype_,
+                     mode_ == "linear" ? "affine" : "symmetric",
                      count == 1 ? std::string(" per tensor") : fmt::format(", {} scales", count),
                      note);
 }
@@ -308,24 +446,20 @@ void KeepFinite(const numeric::LinearFormat& format, numeric::LinearParameters& 
         numeric::HalfToFloat(static_cast<uint16_t>(numeric::FloatToHalf(parameters.scale) - 1));
 }
 
-// The range of the values and 0. Returns false if one of them is not finite.
-bool AddRange(std::span<const uint16_t> values, std::pair<float, float>& range) {
-  const std::optional<std::pair<float, float>> found = numeric::RangeOf(values);
-  range = found.value_or(range);
-  return found.has_value();
+// The range of the values, of fp16 with 0. Nothing if one of them is not finite.
+std::optional<std::pair<float, float>> FiniteRange(std::span<const float> values) {
+  if (numeric::FirstNotFinite(values) != values.size()) return std::nullopt;
+  return numeric::RangeOf(values);
 }
-bool AddRange(std::span<const float> values, std::pair<float, float>& range) {
-  if (numeric::FirstNotFinite(values) != values.size()) return false;
-  const auto [low, high] = numeric::RangeOf(values);
-  range = {std::min(low, 0.0f), std::max(high, 0.0f)};
-  return true;
+std::optional<std::pair<float, float>> FiniteRange(std::span<const uint16_t> values) {
+  return numeric::RangeOf(values);
 }
 
 // Blocks that are too large to be looked at whole: the range, or a histogram, of all pieces.
-template <typename T>
+template <typename T, typename Codes>
 Status FitLarge(const Weight& weight, uint64_t first, uint64_t count,
-                const numeric::LinearFormat& format, ThreadPool& pool,
-                std::optional<uint64_t>& not_finite, numeric::LinearParameters& parameters) {
+                const typename Codes::Format& format, ThreadPool& pool,
+                std::optional<uint64_t>& not_finite, typename Codes::Parameters& parameters) {
   const WeightSource<T> source(weight, first, count);
   std::vector<std::pair<float, float>> ranges(source.pieces());
   std::mutex mutex;
@@ -335,12 +469,14 @@ Status FitLarge(const Weight& weight, uint64_t first, uint64_t count,
   std::vector<std::unique_ptr<Counts>> counts(static_cast<size_t>(pool.threads()));
   pool.For(source.pieces(), [&](size_t piece, int worker) {
     const Status step = source.Visit(piece, [&](uint64_t begin, std::span<const T> values) {
-      if (!AddRange(values, ranges[piece])) {
+      const auto range = FiniteRange(values);
+      if (!range) {
         const std::lock_guard lock(mutex);
         not_finite = std::min(not_finite.value_or(UINT64_MAX),
                               first + begin + numeric::FirstNotFinite(values));
         return;
       }
+      ranges[piece] = *range;
       if (!format.search) return;
       auto& mine = counts[static_cast<size_t>(worker)];
       if (!mine) mine = std::make_unique<Counts>();
@@ -352,19 +488,19 @@ Status FitLarge(const Weight& weight, uint64_t first, uint64_t count,
   });
   CMLC_RETURN_IF_ERROR(status);
   if (not_finite) return Ok();
-  float least = 0, greatest = 0;
+  auto [least, greatest] = ranges.front();
   for (const auto& [low, high] : ranges) {
     least = std::min(least, low);
     greatest = std::max(greatest, high);
   }
-  parameters = numeric::FitMinMax(least, greatest, format);
+  parameters = Codes::OfRange(least, greatest, format);
   if (!format.search) return Ok();
   Counts total;
   for (const auto& part : counts)
     if (part) total.Merge(*part);
   numeric::Points points;
   total.ToPoints(points);
-  const numeric::LinearParameters searched = numeric::FitLinear(points, format);
+  const typename Codes::Parameters searched = Codes::OfPoints(points, format);
   if (std::is_same_v<T, uint16_t>) {
     parameters = searched;
     return Ok();
@@ -373,10 +509,8 @@ Status FitLarge(const Weight& weight, uint64_t first, uint64_t count,
   std::vector<std::pair<double, double>> errors(source.pieces());
   pool.For(source.pieces(), [&](size_t piece, int) {
     const Status step = source.Visit(piece, [&](uint64_t, std::span<const T> values) {
-      const auto noise = [&](const numeric::LinearParameters& with) {
-        return numeric::QuantizeLinearBlocks(values.data(), values.size(), 1, &with, format,
-                                             nullptr)
-            .noise;
+      const auto noise = [&](const typename Codes::Parameters& with) {
+        return Codes::Encode(values.data(), values.size(), 1, &with, format, nullptr).noise;
       };
       errors[piece] = {noise(searched), noise(parameters)};
     });
@@ -394,34 +528,34 @@ Status FitLarge(const Weight& weight, uint64_t first, uint64_t count,
   return Ok();
 }
 
-template <typename T>
-Result<std::optional<Skipped>> Quantize::Fit(
-    const Weight& weight, const Shape& blocks, const PassContext& context,
-    std::vector<numeric::LinearParameters>& parameters) const {
+template <typename T, typename Codes>
+Result<std::optional<Skipped>> Fit(const Weight& weight, const Shape& blocks,
+                                   const typename Codes::Format& format, const PassContext& context,
+                                   std::vector<typename Codes::Parameters>& parameters) {
   const BlockLayout layout(weight.shape, blocks);
-  const numeric::LinearFormat format = FormatOf(weight.dtype);
   parameters.resize(static_cast<size_t>(layout.block_count));
   std::optional<uint64_t> not_finite;
   if (layout.contiguous && layout.block_size > kPieceValues) {
-    for (uint64_t block = 0; block < layout.block_count && !not_finite; ++block)
-      CMLC_RETURN_IF_ERROR(FitLarge<T>(weight, block * layout.block_size, layout.block_size, format,
-                                       context.pool, not_finite,
-                                       parameters[static_cast<size_t>(block)]));
+    for (uint64_t block = 0; block < layout.block_count && !not_finite; ++block) {
+      const Status status =
+          FitLarge<T, Codes>(weight, block * layout.block_size, layout.block_size, format,
+                             context.pool, not_finite, parameters[static_cast<size_t>(block)]);
+      CMLC_RETURN_IF_ERROR(status);
+    }
   } else {
     std::mutex mutex;
     CMLC_RETURN_IF_ERROR(VisitBlocks<T>(
         weight, blocks, context.pool,
         [&](uint64_t first, uint64_t count, std::span<const T> values) {
-          if (numeric::FitLinearBlocks(values.data(), static_cast<size_t>(layout.block_size),
-                                       static_cast<size_t>(count), format,
-                                       &parameters[static_cast<size_t>(first)]))
+          if (Codes::OfBlocks(values.data(), static_cast<size_t>(layout.block_size),
+                              static_cast<size_t>(count), format,
+                              &parameters[static_cast<size_t>(first)]))
             return;
           const std::lock_guard lock(mutex);
           not_finite = std::min(not_finite.value_or(UINT64_MAX),
                                 first * layout.block_size + numeric::FirstNotFinite(values));
         }));
   }
-  for (numeric::LinearParameters& block : parameters) KeepFinite(format, block);
   if (!not_finite) return std::optional<Skipped>();
   return std::optional<Skipped>(
       Skipped{"not finite", layout.contiguous
@@ -429,28 +563,19 @@ Result<std::optional<Skipped>> Quantize::Fit(
                                 : std::string("an element is infinite or not a number")});
 }
 
-template <typename T>
-Result<Outcome> Quantize::ReplaceAs(const Weight& weight, const PassContext& context) const {
-  const Blocks blocks = BlocksOf(weight);
-  std::shared_ptr<const Parameters> parameters;
-  {
-    std::vector<numeric::LinearParameters> found;
-    CMLC_ASSIGN_OR_RETURN(const std::optional<Skipped> skipped,
-                          Fit<T>(weight, blocks.counts, context, found));
-    if (skipped) return Outcome(*skipped);
-    parameters = std::make_shared<const Parameters>(found, weight.dtype, has_offset());
-  }
-  CMLC_ASSIGN_OR_RETURN(const std::shared_ptr<const Kept> kept, KeptOf(weight));
-
-  const DataType code_type = TypeOf(dtype_);
-  const numeric::LinearFormat format = FormatOf(weight.dtype);
-  auto qualities = std::make_shared<ChunkQualities>(weight.element_count, format.bits);
-  const auto finder = std::make_shared<const BlockFinder>(weight.shape, blocks.counts);
-  const auto encode = [parameters, format, qualities, finder](uint64_t chunk, uint64_t first,
-                                                              std::span<const T> values,
-                                                              uint8_t* codes) {
+// The packed codes of a weight, made chunk by chunk; `qualities` gets their error.
+template <typename T, typename Codes>
+TensorSource SourceOf(const Weight& weight, const Shape& blocks,
+                      const typename Codes::Format& format,
+                      std::shared_ptr<const typename Codes::Stored> stored,
+                      std::shared_ptr<const Kept> kept, DataType code_type,
+                      std::shared_ptr<ChunkQualities> qualities) {
+  const auto finder = std::make_shared<const BlockFinder>(weight.shape, blocks);
+  const auto encode = [stored = std::move(stored), format, qualities = std::move(qualities),
+                       finder](uint64_t chunk, uint64_t first, std::span<const T> values,
+                               uint8_t* codes) {
     Quality& quality = (*qualities)[chunk];
-    std::array<numeric::LinearParameters, Parameters::kMost> some;
+    std::array<typename Codes::Parameters, kMostAtOnce> some;
     for (size_t i = 0; i < values.size();) {
       uint64_t run = 0;
       const uint64_t block = finder->Locate(first + i, run);
@@ -458,14 +583,33 @@ Result<Outcome> Quantize::ReplaceAs(const Weight& weight, const PassContext& con
       const auto size = static_cast<size_t>(std::min<uint64_t>(run, rest.size()));
       const bool whole = finder->contiguous() && run == finder->size() && size == run;
       const size_t count = whole ? std::min(rest.size() / size, some.size()) : 1;
-      parameters->Get(static_cast<size_t>(block), std::span(some).first(count));
+      stored->Get(static_cast<size_t>(block), std::span(some).first(count));
       const numeric::LinearError error =
-          numeric::QuantizeLinearBlocks(rest.data(), size, count, some.data(), format, codes + i);
+          Codes::Encode(rest.data(), size, count, some.data(), format, codes + i);
       quality.signal += error.signal;
       quality.noise += error.noise;
       i += count * size;
     }
   };
+  return CodeSource<T>(weight, std::move(kept), code_type, encode);
+}
+
+template <typename T>
+Result<Outcome> Quantize::ReplaceLinear(const Weight& weight, const PassContext& context) const {
+  const Blocks blocks = BlocksOf(weight);
+  const numeric::LinearFormat format = FormatOf(weight.dtype);
+  std::shared_ptr<const LinearCodes::Stored> stored;
+  {
+    std::vector<numeric::LinearParameters> found;
+    const auto fitted = Fit<T, LinearCodes>(weight, blocks.counts, format, context, found);
+    CMLC_ASSIGN_OR_RETURN(const std::optional<Skipped> skipped, fitted);
+    if (skipped) return Outcome(*skipped);
+    for (numeric::LinearParameters& block : found) KeepFinite(format, block);
+    stored = std::make_shared<const LinearCodes::Stored>(found, weight.dtype, has_offset());
+  }
+  CMLC_ASSIGN_OR_RETURN(const std::shared_ptr<const Kept> kept, KeptOf(weight));
+  const DataType code_type = TypeOf(dtype_);
+  auto qualities = std::make_shared<ChunkQualities>(weight.element_count, format.bits);
 
   Encoding encoding;
   encoding.dtype = weight.dtype;
@@ -476,17 +620,94 @@ Result<Outcome> Quantize::ReplaceAs(const Weight& weight, const PassContext& con
   }
   encoding.data = {.dtype = code_type,
                    .shape = kept ? Shape{static_cast<int64_t>(encoding.kept)} : weight.shape,
-                   .content = CodeSource<T>(weight, kept, code_type, encode)};
+                   .content = SourceOf<T, LinearCodes>(weight, blocks.counts, format, stored, kept,
+                                                       code_type, qualities)};
   encoding.scale =
-      Operand{.dtype = weight.dtype, .shape = blocks.counts, .content = parameters->ScaleBytes()};
+      Operand{.dtype = weight.dtype, .shape = blocks.counts, .content = stored->ScaleBytes()};
   if (has_offset())
-    encoding.offset = Operand{.dtype = code_type,
-                              .shape = blocks.counts,
-                              .content = parameters->OffsetBytes(format.bits)};
+    encoding.offset = Operand{
+        .dtype = code_type, .shape = blocks.counts, .content = stored->OffsetBytes(format.bits)};
   std::string form = FormText(blocks.counts, blocks.note);
   if (kept) form = "sparse, " + form;
   return Outcome(MakeReplacement(std::move(encoding), context.specification_version,
                                  std::move(form), [qualities] { return qualities->Total(); }));
+}
+
+Result<Outcome> Quantize::ReplaceAffine(const Weight& weight, const PassContext& context) const {
+  const Shape blocks = BlocksOf(weight).counts;
+  const numeric::AffineFormat format = AffineFormatOf();
+  std::vector<numeric::AffineParameters> found;
+  const auto fitted = Fit<float, AffineCodes>(weight, blocks, format, context, found);
+  CMLC_ASSIGN_OR_RETURN(const std::optional<Skipped> skipped, fitted);
+  if (skipped) return Outcome(*skipped);
+  const auto stored = std::make_shared<const AffineCodes::Stored>(std::move(found));
+  const DataType code_type = UnsignedOfBits(format.bits);
+  auto qualities = std::make_shared<ChunkQualities>(weight.element_count, format.bits);
+
+  Encoding encoding;
+  encoding.dtype = DataType::kFloat32;
+  encoding.shape = weight.shape;
+  encoding.data = {.dtype = code_type,
+                   .shape = weight.shape,
+                   .content = SourceOf<float, AffineCodes>(weight, blocks, format, stored, nullptr,
+                                                           code_type, qualities)};
+  encoding.scale = Operand{.dtype = DataType::kFloat32,
+                           .shape = blocks,
+                           .content = stored->Bytes(&numeric::AffineParameters::scale)};
+  encoding.bias = Operand{.dtype = DataType::kFloat32,
+                          .shape = blocks,
+                          .content = stored->Bytes(&numeric::AffineParameters::bias)};
+  return Outcome(MakeReplacement(
+      std::move(encoding), context.specification_version, FormText(blocks, ""),
+      [qualities] { return qualities->Total(); }, ModelFormat::kNetwork));
+}
+
+// fp16 in place of fp32. Values that fp16 cannot hold stop it: infinity is no weight.
+Result<Outcome> Quantize::ReplaceByHalves(const Weight& weight, const PassContext& context) const {
+  const WeightSource<float> source(weight, 0, weight.element_count);
+  std::vector<Quality> pieces(source.pieces());
+  std::optional<uint64_t> beyond;
+  std::mutex mutex;
+  Status status;
+  context.pool.For(source.pieces(), [&](size_t piece, int) {
+    const Status step = source.Visit(piece, [&](uint64_t begin, std::span<const float> values) {
+      Quality& quality = pieces[piece];
+      for (size_t i = 0; i < values.size(); ++i) {
+        const auto value = static_cast<double>(values[i]);
+        const auto half =
+            static_cast<double>(numeric::HalfToFloat(numeric::FloatToHalf(values[i])));
+        quality.signal += value * value;
+        quality.noise += (value - half) * (value - half);
+        if (std::isfinite(half)) continue;
+        const std::lock_guard lock(mutex);
+        beyond = std::min(beyond.value_or(UINT64_MAX), begin + i);
+        return;
+      }
+    });
+    if (step.ok()) return;
+    const std::lock_guard lock(mutex);
+    if (status.ok()) status = step;
+  });
+  CMLC_RETURN_IF_ERROR(status);
+  if (beyond)
+    return Outcome(Skipped{"out of the range of fp16",
+                           fmt::format("element {} is 65520 or more, or not a number", *beyond)});
+  Quality total;
+  for (const Quality& quality : pieces) {
+    total.signal += quality.signal;
+    total.noise += quality.noise;
+  }
+  TensorSource halves{
+      .dtype = DataType::kFloat16,
+      .element_count = weight.element_count,
+      .fill = [&weight](uint64_t begin, std::span<std::byte> out) -> Status {
+        CMLC_ASSIGN_OR_RETURN(const TensorView view, weight.View(begin * 2, out.size() * 2));
+        numeric::FloatsToHalves(reinterpret_cast<const float*>(view.bytes().data()), out.size() / 2,
+                                reinterpret_cast<uint16_t*>(out.data()));
+        return Ok();
+      }};
+  return Outcome(MakeHalfReplacement(std::move(halves), weight.shape, context.format,
+                                     [total] { return total; }));
 }
 
 // The entries of LUTs. How often an index occurs decides how much the error of its entry counts.
@@ -590,7 +811,7 @@ Result<Outcome> Quantize::ReplaceLut(const Weight& weight, const PassContext& co
     }
   }
 
-  const Parameters stored(parameters, before.lut->dtype, has_offset());
+  const LinearCodes::Stored stored(parameters, before.lut->dtype, has_offset());
   const DataType code_type = TypeOf(dtype_);
   Encoding after = before;
   std::string packed(static_cast<size_t>(*PackedBytes(lut_codes.size(), format.bits)), '\0');

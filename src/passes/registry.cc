@@ -23,10 +23,4 @@ const PassInfo* FindPass(std::string_view name) {
   return nullptr;
 }
 
-void WeightPass::VisitOptions(OptionVisitor& visitor) {
-  VisitOwnOptions(visitor);
-  visitor.Int({"weight_threshold", "leave weights with this many elements or fewer alone"},
-              weight_threshold_, 0);
-}
-
 }  // namespace cmlc

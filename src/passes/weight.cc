@@ -10,7 +10,7 @@ namespace cmlc {
 Result<TensorView> Weight::View(uint64_t begin, uint64_t size) const {
   if (!resident.empty())
     return TensorView::Of(resident.subspan(static_cast<size_t>(begin), static_cast<size_t>(size)));
-  if (!compressed) return store->View(tensor, begin, size);
+  if (!compressed && stored_dtype == dtype) return store->View(tensor, begin, size);
   CMLC_CHECK(IsWeightFloat(dtype));
   const auto width = static_cast<uint64_t>(BitsOf(dtype)) / 8;
   std::byte* content = nullptr;

@@ -222,7 +222,7 @@ Status ActivationRunner::RunPart(const Part& part, const OpsetInfo* target,
 
 Result<StatisticsOf> FindStatistics(const RunOptions& options, const RunContext& context) {
   StatisticsOf found;
-  const std::vector<Part> parts = PartsOf(context.package.model());
+  const std::vector<Part> parts = ProgramsOf(context.package.model());
   const auto give = [&](Statistics statistics, const std::string& origin) -> Status {
     std::string expected;
     for (const Part& part : parts) {
@@ -274,7 +274,7 @@ Status RunActivationPass(const PassInfo& info, const RuleSet& rules, const Opset
                          const StatisticsOf& statistics, const RunContext& context,
                          RunReport& report) {
   ActivationRunner runner(info, rules, context, report);
-  for (const Part& part : PartsOf(context.package.model()))
+  for (const Part& part : ProgramsOf(context.package.model()))
     CMLC_RETURN_IF_ERROR(runner.RunPart(part, target, statistics));
   return Ok();
 }

@@ -70,10 +70,11 @@ Status LookAt(const TensorReader& reader, WeightInfo& info) {
   return Ok();
 }
 
-void CountOps(const Block& block, std::map<std::string, uint64_t>& counts) {
+// Of a network layers alone: constants are no layers.
+void CountOps(const Block& block, bool is_network, std::map<std::string, uint64_t>& counts) {
   for (const Operation& op : block.operations) {
-    ++counts[op.type];
-    for (const Block& inner : op.blocks) CountOps(inner, counts);
+    if (!is_network || !(IsConst(op) || IsConstexpr(op))) ++counts[op.type];
+    for (const Block& inner : op.blocks) CountOps(inner, is_network, counts);
   }
 }
 
@@ -98,7 +99,7 @@ Result<PackageInfo> Inspect(Package& package, int threads, bool values) {
   std::optional<Error> error;
   const auto visit = [&](auto&& self, Model& model, const std::string& label) -> void {
     info.specification_version = std::max(info.specification_version, model.specification_version);
-    if (model.program || !label.empty()) {
+    if (model.program || model.network || !label.empty()) {
       ProgramInfo& program = info.programs.emplace_back();
       program.label = label;
       program.kind = model.kind;
@@ -107,14 +108,14 @@ Result<PackageInfo> Inspect(Package& package, int threads, bool values) {
         for (const auto& [name, function] : model.program->functions)
           program.opsets[name] = function.opset;
     }
-    if (model.program) {
+    if (model.program || model.network) {
       ProgramInfo& program = info.programs.back();
-      for (const ProgramBlock& block : BlocksOf(*model.program, label.empty() ? "" : label + ":")) {
-        CountOps(*block.block, program.op_counts);
+      for (const ProgramBlock& block : BlocksOf(model, label.empty() ? "" : label + ":")) {
+        CountOps(*block.block, block.network != nullptr, program.op_counts);
         GraphIndex& index = indices.emplace_back(*block.block);
-        for (WeightSite& site : FindWeights(index)) {
+        for (WeightSite& site : FindWeights(index, block.network)) {
           const Weight& weight = site.weight;
-          if (weight.element_count <= 1 ||
+          if ((weight.element_count <= 1 && block.network == nullptr) ||
               (!IsWeightFloat(weight.dtype) && !site.compressed && weight.element_count < 10))
             continue;
           const Operation& op = *site.definition->op;
@@ -157,8 +158,7 @@ Result<PackageInfo> Inspect(Package& package, int threads, bool values) {
   };
   visit(visit, root, "");
   if (error) return *error;
-  if (const OpsetInfo* opset = FindOpset(info.specification_version); opset != nullptr)
-    info.systems = opset->systems;
+  info.systems = SystemsOf(info.specification_version);
 
   ThreadPool pool(threads);
   std::mutex mutex;

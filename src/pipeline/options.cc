@@ -29,7 +29,7 @@ class Setter final : public OptionVisitor {
     if (info.name != name_ && (info.alias.empty() || info.alias != name_)) return;
     found_ = true;
     if (value_ == "none") {
-      value.reset();
+      value = info.none;
       return;
     }
     int64_t number = 0;
@@ -105,7 +105,8 @@ class Setter final : public OptionVisitor {
     for (size_t begin = 0; value_ != "none" && begin <= value_.size();) {
       const size_t end = std::min(value_.find_first_of(",+", begin), value_.size());
       std::string word = value_.substr(begin, end - begin);
-      if (std::find(allowed.begin(), allowed.end(), word) == allowed.end())
+      if (word.empty()) return Refuse("expected words joined by commas");
+      if (!allowed.empty() && std::find(allowed.begin(), allowed.end(), word) == allowed.end())
         return Refuse(fmt::format("expected some of {}", fmt::join(allowed, ", ")));
       words.push_back(std::move(word));
       begin = end + 1;
@@ -141,7 +142,7 @@ class Describer final : public OptionVisitor {
            std::initializer_list<int64_t> allowed) override {
     OptionDescription& option = Add(info, "INT");
     for (const int64_t number : allowed) option.allowed.push_back(std::to_string(number));
-    if (value) option.value = std::to_string(*value);
+    option.value = value ? std::to_string(*value) : std::string(info.fallback);
   }
   void Choice(const OptionInfo& info, std::string& value,
               std::initializer_list<std::string_view> allowed) override {

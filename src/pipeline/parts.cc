@@ -6,7 +6,7 @@ namespace cmlc {
 namespace {
 
 void FindParts(Model& model, const std::string& prefix, bool inside, std::vector<Part>& parts) {
-  if (model.program) parts.push_back({&model, inside ? prefix : ""});
+  if (model.program || model.network) parts.push_back({&model, inside ? prefix : ""});
   for (size_t i = 0; i < model.members.size(); ++i)
     FindParts(model.members[i], fmt::format("{}{}:", prefix, i), true, parts);
 }
@@ -16,6 +16,12 @@ void FindParts(Model& model, const std::string& prefix, bool inside, std::vector
 std::vector<Part> PartsOf(Model& model) {
   std::vector<Part> parts;
   FindParts(model, "", false, parts);
+  return parts;
+}
+
+std::vector<Part> ProgramsOf(Model& model) {
+  std::vector<Part> parts = PartsOf(model);
+  std::erase_if(parts, [](const Part& part) { return part.format() != ModelFormat::kProgram; });
   return parts;
 }
 
@@ -38,6 +44,10 @@ Error BeyondTarget(const OpsetInfo& target, int32_t version, std::string_view na
 }
 
 Status Raise(const Part& part, int32_t version, Package& package, RunReport& report) {
+  if (part.format() == ModelFormat::kNetwork) {  // its layers mean the same in every version
+    part.model->specification_version = version;
+    return Ok();
+  }
   std::vector<RaiseNote> notes;
   CMLC_RETURN_IF_ERROR(RaiseProgram(*part.model->program, package.tensors(),
                                     part.model->specification_version, version, notes));

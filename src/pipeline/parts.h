@@ -21,14 +21,18 @@ struct RunContext {
   Diagnostics& diagnostics;
 };
 
-// One ML Program: the model itself, or a member of a pipeline.
+// One ML Program or NeuralNetwork: the model itself, or a member of a pipeline.
 struct Part {
   Model* model = nullptr;
   std::string prefix;  // of the labels of its functions: "1:"
+  ModelFormat format() const {
+    return model->network ? ModelFormat::kNetwork : ModelFormat::kProgram;
+  }
 };
 
-// All of them, in order.
+// All of them, in order; or the ML Programs alone.
 std::vector<Part> PartsOf(Model& model);
+std::vector<Part> ProgramsOf(Model& model);
 
 // kUsage if a target (null: none) is lower than what the program needs already.
 Status CheckTarget(const Part& part, const OpsetInfo* target, const Package& package);

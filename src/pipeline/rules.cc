@@ -249,6 +249,7 @@ RuleSet::Choice RuleSet::For(const Subject& subject) const {
 Status RuleSet::CheckAllMatch(const Model& model) const {
   std::set<std::string> types, names;
   ForEachModel(model, [&](const Model& member) {
+    if (member.network) CollectNames(member.network->block, types, names);
     if (!member.program) return;
     for (const auto& [function_name, function] : member.program->functions)
       for (const auto& [opset, block] : function.specializations) CollectNames(block, types, names);

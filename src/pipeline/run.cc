@@ -60,7 +60,8 @@ Status CheckStrict(const RunReport& report) {
 
 std::filesystem::path DefaultOutput(const std::filesystem::path& input, std::string_view suffix) {
   const std::filesystem::path named = input.has_filename() ? input : input.parent_path();
-  return named.parent_path() / fmt::format("{}-{}.mlpackage", named.stem().string(), suffix);
+  const std::string extension = named.extension() == ".mlmodel" ? ".mlmodel" : ".mlpackage";
+  return named.parent_path() / fmt::format("{}-{}{}", named.stem().string(), suffix, extension);
 }
 
 double SnrDb(const Quality& quality) {
@@ -96,6 +97,33 @@ class ScratchFolder {
   std::filesystem::path path_;
 };
 
+// Whether there is anything in the model that passes work on.
+Status CheckParts(std::span<const PassSpec> specs, const RunOptions& options, Package& package,
+                  Diagnostics& diagnostics) {
+  Model& model = package.model();
+  const std::string path = package.path().string();
+  if (model.kind.empty())
+    return Error{ErrorKind::kBadInput, fmt::format("{}: holds no model", path)};
+  for (const PassSpec& spec : specs)
+    if (FindPass(spec.pass)->kind == PassKind::kActivations && ProgramsOf(model).empty())
+      return Error{ErrorKind::kBadInput,
+                   fmt::format("{}: holds a model of type {} and no ML Program; {} works on ML "
+                               "Programs, alone or inside pipelines",
+                               path, model.kind, spec.pass)};
+  if (!PartsOf(model).empty()) return Ok();
+  std::string kinds;
+  ForEachModel(model, [&](Model& each) {
+    if (each.members.empty()) kinds += (kinds.empty() ? "" : ", ") + each.kind;
+  });
+  const std::string what = fmt::format(
+      "{}: has nothing to compress: a model of type {} has no weights in a form that "
+      "could be another ({} works on ML Programs and NeuralNetworks)",
+      path, kinds.empty() ? model.kind : kinds, specs.front().pass);
+  if (options.strict) return Error{ErrorKind::kStrict, "--strict: " + what};
+  diagnostics.Warning(what);
+  return Ok();
+}
+
 }  // namespace
 
 Result<std::vector<RunReport>> RunAll(std::span<const PassSpec> specs, const RunOptions& options,
@@ -117,13 +145,7 @@ Result<std::vector<RunReport>> RunAll(std::span<const PassSpec> specs, const Run
           fmt::format("--target '{}': expected one of iOS16, iOS17, iOS18, iOS26", options.target)};
   }
   CMLC_ASSIGN_OR_RETURN(const std::unique_ptr<Package> package, Package::Open(options.input));
-  if (PartsOf(package->model()).empty())
-    return Error{ErrorKind::kBadInput,
-                 fmt::format("{}: holds a model of type {} and no ML Program; {} works on ML "
-                             "Programs, alone or inside pipelines",
-                             package->path().string(),
-                             package->model().kind.empty() ? "(none)" : package->model().kind,
-                             specs.front().pass)};
+  CMLC_RETURN_IF_ERROR(CheckParts(specs, options, *package, diagnostics));
   for (const RuleSet& set : rules) CMLC_RETURN_IF_ERROR(set.CheckAllMatch(package->model()));
 
   std::map<const Model*, int32_t> versions;
@@ -138,7 +160,7 @@ Result<std::vector<RunReport>> RunAll(std::span<const PassSpec> specs, const Run
   if (options.dry_run) {
     CMLC_ASSIGN_OR_RETURN(ScratchFolder folder, ScratchFolder::Make());
     scratch.emplace(std::move(folder));
-    output = scratch->path() / "result.mlpackage";
+    output = scratch->path() / ("result" + package->path().extension().string());
   }
   CMLC_ASSIGN_OR_RETURN(
       const std::unique_ptr<PackageWriter> writer,
@@ -176,8 +198,7 @@ Result<std::vector<RunReport>> RunAll(std::span<const PassSpec> specs, const Run
     ForEachModel(package->model(), [&](Model& model) {
       report.version_after = std::max(report.version_after, model.specification_version);
     });
-    if (const OpsetInfo* needs = FindOpset(report.version_after); needs != nullptr)
-      report.systems = needs->systems;
+    report.systems = SystemsOf(report.version_after);
     report.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }

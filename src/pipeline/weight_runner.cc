@@ -81,10 +81,19 @@ class WeightRunner {
     std::vector<WeightReport> reports;
   };
 
-  Survey SurveyOf(const Part& part);
-  void Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
-                Survey& survey);
+  Result<Survey> SurveyOf(const Part& part);
+  Status CheckSize(const Survey& survey) const;
+  Status KeepLayersWhole(Survey& survey, int32_t version);
+  Status Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
+                  Survey& survey);
   Result<int32_t> VersionFor(const Part& part, Survey& survey, const OpsetInfo* target);
+  PassContext ContextFor(const Weight& weight, int32_t version) const {
+    return {.tensors = package_.tensors(),
+            .pool = pool_,
+            .specification_version = version,
+            .format = weight.format};
+  }
+  Result<Outcome> TryReplace(Site& site, int32_t version);
   Result<bool> WouldBeDone(Site& site, int32_t version);
   Status Transform(Survey& survey, int32_t version);
   bool NeedsAllThreads(const Job& job) const;
@@ -92,7 +101,7 @@ class WeightRunner {
   Status DoInOrder(std::span<Job> jobs, Survey& survey, int32_t version);
   Status Complete(Job& job, Survey& survey, int32_t version);
   void Compute(Job& job, bool in_memory, int32_t version);
-  static bool GoesToFile(const NewTensor& tensor, int32_t version);
+  static bool GoesToFile(const NewTensor& tensor, int32_t version, ModelFormat format);
   Result<std::vector<Value>> Store(Job& job, int32_t version);
   void Finish(Job& job, const std::vector<Value>& values, Survey& survey);
   void KeepNamesApart(Site& site);
@@ -134,8 +143,8 @@ uint64_t WeightRunner::CountedOnce(const StoredForm& form, std::set<TensorId>& c
 }
 
 // Decides whether the pass works on a weight, and writes down why if not.
-void WeightRunner::Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
-                            Survey& survey) {
+Status WeightRunner::Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
+                              Survey& survey) {
   const Weight& weight = found.weight;
   const RuleSet::Choice choice = rules_.For({.name = weight.name,
                                              .by_own_name = true,
@@ -147,12 +156,17 @@ void WeightRunner::Consider(WeightSite found, const ProgramBlock& block, const G
   const bool wants_plain = pass.takes() != WeightPass::Takes::kCompressed;
   const bool wants_compressed = pass.takes() != WeightPass::Takes::kPlain;
   const bool is_float = IsWeightFloat(weight.dtype);
-  if (!wants_plain && !found.compressed) return;
+  const bool is_network = block.network != nullptr;
+  // In a network fp32 is what weights are, and fp16 a form of them.
+  if (is_network && !wants_plain && weight.stored_dtype == DataType::kFloat16)
+    found.compressed = true;
+  if (!wants_plain && !found.compressed) return Ok();
   const int64_t threshold = pass.weight_threshold();
   const bool large = weight.element_count > static_cast<uint64_t>(threshold);
   // Parameters of ops (strides, axes, epsilon, ...) are constants too, but no one's idea of
-  // weights.
-  if (!found.compressed && (weight.element_count <= 1 || (!is_float && !large))) return;
+  // weights. Layers of a network have no such constants.
+  if (!is_network && !found.compressed && (weight.element_count <= 1 || (!is_float && !large)))
+    return Ok();
 
   WeightReport report;
   report.function = block.label;
@@ -175,6 +189,7 @@ void WeightRunner::Consider(WeightSite found, const ProgramBlock& block, const G
     report.category = std::move(category);
     report.reason = std::move(reason);
     survey.reports.push_back(std::move(report));
+    return Ok();
   };
   const auto missing = [&] {
     for (const TensorId id : form.tensors)
@@ -186,14 +201,14 @@ void WeightRunner::Consider(WeightSite found, const ProgramBlock& block, const G
     report.category = "already compressed";
     report.reason = form.text;
     survey.reports.push_back(std::move(report));
-    return;
+    return Ok();
   }
   if (missing()) return leave("in a missing weights file", "its values cannot be read");
   if (wants_plain) {
     if (!is_float)
       return leave("not floating point",
                    fmt::format("is {}, expected fp16 or fp32", NameOf(weight.dtype)));
-    if (weight.shape.size() < 2)
+    if (weight.shape.size() < 2 && !is_network)
       return leave("of fewer than two dimensions",
                    fmt::format("has shape {}", ToString(weight.shape)));
     if (weight.consumers.empty())
@@ -208,6 +223,8 @@ void WeightRunner::Consider(WeightSite found, const ProgramBlock& block, const G
         "{}: '{}' is read by ops with different rules: {}", info_.name, weight.name,
         choice.because.empty() ? "the options of the command hold" : choice.because + " holds"));
   if (choice.pass == nullptr) return leave("left alone by a rule", choice.because);
+  if (const std::optional<Skipped> skipped = pass.LeavesOut(weight))
+    return leave(skipped->category, skipped->reason);
   if (!large)
     return leave(
         fmt::format("with no more elements than weight_threshold {}", threshold),
@@ -219,6 +236,9 @@ void WeightRunner::Consider(WeightSite found, const ProgramBlock& block, const G
             ParseEncoding(*found.definition, index, package_.tensors()))
       found.weight.encoding = std::make_shared<const Encoding>(std::move(*encoding));
   }
+  if (!weight.limits.Allows(pass.stores()))
+    return leave(weight.limits.category, weight.limits.reason);
+  CMLC_RETURN_IF_ERROR(pass.CheckFormat(weight.format));
   if (const std::optional<Skipped> skipped = pass.Skip(weight))
     return leave(skipped->category, skipped->reason);
 
@@ -229,23 +249,89 @@ void WeightRunner::Consider(WeightSite found, const ProgramBlock& block, const G
   site.pass = &pass;
   site.report = survey.reports.size();
   survey.reports.push_back(std::move(report));
+  return Ok();
 }
 
-WeightRunner::Survey WeightRunner::SurveyOf(const Part& part) {
+Result<WeightRunner::Survey> WeightRunner::SurveyOf(const Part& part) {
   Survey survey;
-  survey.blocks = BlocksOf(*part.model->program, part.prefix);
+  survey.blocks = BlocksOf(*part.model, part.prefix);
   for (const ProgramBlock& block : survey.blocks) {
     GraphIndex& index = survey.indices.emplace_back(*block.block);
-    for (WeightSite& found : FindWeights(index)) Consider(std::move(found), block, index, survey);
+    for (WeightSite& found : FindWeights(index, block.network))
+      CMLC_RETURN_IF_ERROR(Consider(std::move(found), block, index, survey));
   }
   return survey;
 }
 
-// Whether the pass would do this weight if the result had the given version: values decide too.
-Result<bool> WeightRunner::WouldBeDone(Site& site, int32_t version) {
-  // A compressed weight changes its form with the version, so it cannot be tried beforehand; what
-  // would stop a pass from joining it is known without its values.
-  if (site.found.compressed) return true;
+// A network's message holds its weights, and has no more than 2 GiB.
+Status WeightRunner::CheckSize(const Survey& survey) const {
+  constexpr uint64_t kMost = (uint64_t{1} << 31) - 1;
+  uint64_t size = package_.size_bytes();
+  for (const Site& site : survey.sites) {
+    if (site.pass->stores() != Storage::kFloat) return Ok();  // smaller than before
+    size += site.found.weight.element_count * sizeof(float);
+    size -= std::min(size, survey.reports[site.report].bytes_before);
+  }
+  if (survey.sites.empty() || size <= kMost) return Ok();
+  return Error{ErrorKind::kUsage,
+               fmt::format("{}: '{}' would have {} bytes, and a NeuralNetwork has at most {}; "
+                           "leave some layers as they are (--op-name PATTERN=null)",
+                           info_.name, package_.path().string(), size, kMost)};
+}
+
+// A layer may not hold fp32 and fp16 side by side: where the pass would leave it so, it leaves all
+// of the layer as it is. Codes go with both.
+Status WeightRunner::KeepLayersWhole(Survey& survey, int32_t version) {
+  std::map<const Operation*, std::vector<Site*>> by_layer;
+  std::map<const Operation*, std::string> reasons;
+  std::map<const Operation*, std::set<const Operation*>> ours;
+  const auto layer_of = [](const Site& site) { return site.found.definition->uses.at(0).op; };
+  for (Site& site : survey.sites) {
+    if (site.pass->stores() == Storage::kCodes) continue;
+    by_layer[layer_of(site)].push_back(&site);
+    ours[layer_of(site)].insert(site.found.definition->op);
+  }
+  // fp16 cannot hold all values.
+  for (const auto& [layer, sites] : by_layer)
+    for (Site* site : sites) {
+      if (site->pass->stores() != Storage::kHalf || reasons.contains(layer)) continue;
+      CMLC_ASSIGN_OR_RETURN(const Outcome outcome, TryReplace(*site, version));
+      if (const auto* skipped = std::get_if<Skipped>(&outcome))
+        reasons[layer] = fmt::format("'{}' stays fp32 ({}), and a layer may not mix fp16 and fp32",
+                                     site->found.weight.name, skipped->reason);
+    }
+  for (const GraphIndex& index : survey.indices)
+    for (const Definition& definition : index.definitions()) {
+      if (!IsConst(*definition.op) || definition.uses.empty() || definition.uses[0].op == nullptr)
+        continue;
+      const Operation* layer = definition.uses[0].op;
+      const auto sites = by_layer.find(layer);
+      if (sites == by_layer.end() || ours[layer].contains(definition.op)) continue;
+      const DataType made = sites->second.front()->pass->stores() == Storage::kHalf
+                                ? DataType::kFloat16
+                                : DataType::kFloat32;
+      const DataType stays = definition.op->attributes.at("val").type.tensor.dtype;
+      if (stays != made)
+        reasons.emplace(layer, fmt::format("'{}' stays {}, and a layer may not mix fp16 and fp32",
+                                           definition.value->name, NameOf(stays)));
+    }
+  if (reasons.empty()) return Ok();
+  for (const Site& site : survey.sites)
+    if (const auto reason = reasons.find(layer_of(site));
+        reason != reasons.end() && site.pass->stores() != Storage::kCodes) {
+      survey.reports[site.report].category = "in a layer that would mix fp16 and fp32";
+      survey.reports[site.report].reason = reason->second;
+    }
+  std::deque<Site> kept;
+  for (Site& site : survey.sites)
+    if (!reasons.contains(layer_of(site)) || site.pass->stores() == Storage::kCodes)
+      kept.push_back(std::move(site));
+  survey.sites = std::move(kept);
+  return Ok();
+}
+
+// What the pass makes of a plain weight if the result has the given version: values decide too.
+Result<Outcome> WeightRunner::TryReplace(Site& site, int32_t version) {
   const Operation& op = *site.found.definition->op;
   Weight& weight = site.found.weight;
   CMLC_ASSIGN_OR_RETURN(
@@ -253,10 +339,14 @@ Result<bool> WeightRunner::WouldBeDone(Site& site, int32_t version) {
   weight.reader = site.reader.get();
   weight.store = &package_.tensors();
   if (!site.found.compressed) weight.tensor = TensorOf(op.attributes.at("val"));
-  CMLC_ASSIGN_OR_RETURN(const Outcome outcome,
-                        site.pass->Replace(weight, {.tensors = package_.tensors(),
-                                                    .pool = pool_,
-                                                    .specification_version = version}));
+  return site.pass->Replace(weight, ContextFor(weight, version));
+}
+
+// A compressed weight changes its form with the version, so it cannot be tried beforehand; what
+// would stop a pass from joining it is known without its values.
+Result<bool> WeightRunner::WouldBeDone(Site& site, int32_t version) {
+  if (site.found.compressed) return true;
+  CMLC_ASSIGN_OR_RETURN(const Outcome outcome, TryReplace(site, version));
   return std::holds_alternative<Replacement>(outcome);
 }
 
@@ -265,7 +355,9 @@ Result<int32_t> WeightRunner::VersionFor(const Part& part, Survey& survey,
                                          const OpsetInfo* target) {
   const int32_t version = part.model->specification_version;
   CMLC_RETURN_IF_ERROR(CheckTarget(part, target, package_));
-  const int32_t given = target != nullptr ? target->spec_version : version;
+  // A network runs on every system after its own: a target raises nothing.
+  const bool is_program = part.format() == ModelFormat::kProgram;
+  const int32_t given = target != nullptr && is_program ? target->spec_version : version;
   int32_t needed = given;
   const Site* because = nullptr;
   std::string what;
@@ -280,17 +372,19 @@ Result<int32_t> WeightRunner::VersionFor(const Part& part, Survey& survey,
     because = &site;
     what = need.what;
   }
-  if (target != nullptr && needed > given)
+  if (target != nullptr && needed > std::max(given, target->spec_version))
     return BeyondTarget(*target, needed, because->found.weight.name, what);
   return needed;
 }
 
 // Whether a new tensor goes to the weights file, or into the model message.
-bool WeightRunner::GoesToFile(const NewTensor& tensor, int32_t version) {
+bool WeightRunner::GoesToFile(const NewTensor& tensor, int32_t version, ModelFormat format) {
+  const uint64_t count = *ElementCount(tensor.shape);
+  if (format == ModelFormat::kNetwork) return count >= kLeastBlobElements;
   const DataTypeInfo* type = FindDataType(tensor.dtype);
   const bool old_blob_type = IsWeightFloat(tensor.dtype) || tensor.dtype == DataType::kInt8 ||
                              tensor.dtype == DataType::kUInt8;
-  return *ElementCount(tensor.shape) >= kLeastBlobElements && type->blob_code != 0 &&
+  return count >= kLeastBlobElements && type->blob_code != 0 &&
          (old_blob_type || version >= kSpecIos18);
 }
 
@@ -323,6 +417,20 @@ size_t WeightRunner::EndOfRun(std::span<const Job> jobs, size_t begin) const {
   return end;
 }
 
+uint64_t StoredBytes(const Weight& weight) {
+  return *PackedBytes(weight.element_count, BitsOf(weight.stored_dtype));
+}
+
+// A LUT or scales may be larger than the weight, which in a network can be a vector of any size.
+void LeaveIfLarger(uint64_t size, Outcome& outcome) {
+  uint64_t made = 0;
+  for (const NewTensor& tensor : std::get<Replacement>(outcome).tensors)
+    made += *PackedBytes(*ElementCount(tensor.shape), BitsOf(tensor.dtype));
+  if (made < size) return;
+  outcome = Skipped{"not smaller that way",
+                    fmt::format("has {} bytes, codes and what goes with them {}", size, made)};
+}
+
 // Runs the pass for a job; from any thread. Results that fit in memory are made here, while the
 // weight's values are at hand, so that writing them is all that is left to do.
 void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
@@ -338,10 +446,12 @@ void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
       CMLC_ASSIGN_OR_RETURN(job.resident, weight.View(0, size));
       weight.resident = job.resident.bytes();
     }
-    const PassContext context{
-        .tensors = package_.tensors(), .pool = pool_, .specification_version = version};
-    CMLC_ASSIGN_OR_RETURN(job.outcome, site.pass->Replace(weight, context));
+    CMLC_ASSIGN_OR_RETURN(job.outcome, site.pass->Replace(weight, ContextFor(weight, version)));
     auto* replacement = std::get_if<Replacement>(&job.outcome);
+    if (replacement != nullptr && weight.format == ModelFormat::kNetwork &&
+        site.pass->stores() != Storage::kFloat)
+      LeaveIfLarger(StoredBytes(weight), job.outcome);
+    replacement = std::get_if<Replacement>(&job.outcome);
     if (replacement == nullptr || !in_memory) return Ok();
     for (NewTensor& tensor : replacement->tensors) {
       const uint64_t count = *ElementCount(tensor.shape);
@@ -349,7 +459,7 @@ void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
         CMLC_ASSIGN_OR_RETURN(ReadyTensor ready, MakeReady(*source));
         tensor.content = std::move(ready);
       } else if (const auto* bytes = std::get_if<std::string>(&tensor.content);
-                 bytes != nullptr && GoesToFile(tensor, version)) {
+                 bytes != nullptr && GoesToFile(tensor, version, weight.format)) {
         tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)));
       }
     }
@@ -395,7 +505,7 @@ Result<std::vector<Value>> WeightRunner::Store(Job& job, int32_t version) {
   for (size_t t = 0; t < tensors.size(); ++t) {
     NewTensor& tensor = tensors[t];
     const uint64_t count = *ElementCount(tensor.shape);
-    const bool to_file = GoesToFile(tensor, version);
+    const bool to_file = GoesToFile(tensor, version, site.found.weight.format);
     if (auto* source = std::get_if<TensorSource>(&tensor.content)) {
       if (to_file) {
         // Too large to be held in memory: made while it is written.
@@ -659,15 +769,21 @@ void WeightRunner::Apply(Survey& survey) {
 Status WeightRunner::RunPart(const Part& part, const OpsetInfo* target) {
   const std::set<TensorId> counted_before = counted_;
   names_.clear();
-  Survey survey = SurveyOf(part);
+  CMLC_ASSIGN_OR_RETURN(Survey survey, SurveyOf(part));
+  if (part.format() == ModelFormat::kNetwork) {
+    CMLC_RETURN_IF_ERROR(CheckSize(survey));
+    CMLC_RETURN_IF_ERROR(KeepLayersWhole(survey, part.model->specification_version));
+  }
   CMLC_ASSIGN_OR_RETURN(const int32_t version, VersionFor(part, survey, target));
   if (version > part.model->specification_version) {
     CMLC_RETURN_IF_ERROR(Raise(part, version, package_, report_));
-    // Raising may have moved operations, so everything is looked at again.
-    counted_ = counted_before;
-    inline_.clear();
-    names_.clear();
-    survey = SurveyOf(part);
+    if (part.format() == ModelFormat::kProgram) {
+      // Raising may have moved operations, so everything is looked at again.
+      counted_ = counted_before;
+      inline_.clear();
+      names_.clear();
+      CMLC_ASSIGN_OR_RETURN(survey, SurveyOf(part));
+    }
   }
   CMLC_RETURN_IF_ERROR(Transform(survey, version));
   Apply(survey);

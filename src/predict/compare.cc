@@ -56,14 +56,16 @@ Result<Weights> WeightsOf(Package& package) {
   Weights out;
   std::set<TensorId> counted;
   std::optional<Error> error;
-  const bool one_function =
-      package.model().program && package.model().program->functions.size() == 1;
+  const Model& root = package.model();
+  const bool one_function = root.network || (root.program && root.program->functions.size() == 1);
   const auto visit = [&](auto&& self, Model& model, const std::string& label) -> void {
-    if (model.program)
-      for (const ProgramBlock& block : BlocksOf(*model.program, label.empty() ? "" : label + ":")) {
+    {
+      for (const ProgramBlock& block : BlocksOf(model, label.empty() ? "" : label + ":")) {
         GraphIndex& index = out.indices.emplace_back(*block.block);
-        for (WeightSite& found : FindWeights(index)) {
-          if (found.weight.element_count <= 1 || !IsWeightFloat(found.weight.dtype)) continue;
+        for (WeightSite& found : FindWeights(index, block.network)) {
+          if (!IsWeightFloat(found.weight.dtype) ||
+              (found.weight.element_count <= 1 && block.network == nullptr))
+            continue;
           Site site;
           site.key = block.label + "/" + found.weight.name;
           site.name = one_function ? found.weight.name : site.key;
@@ -89,6 +91,7 @@ Result<Weights> WeightsOf(Package& package) {
           out.sites.push_back(std::move(site));
         }
       }
+    }
     for (size_t i = 0; i < model.members.size(); ++i)
       self(self, model.members[i], fmt::format("{}{}{}", label, label.empty() ? "" : ".", i));
   };

@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
+#include "numeric/bit_pack.h"
 #include "storage/blob_file.h"
 #include "storage/recycled_memory.h"
 
@@ -89,6 +90,7 @@ struct Tensor {
   enum class Where { kMapped, kWritten, kInline, kMissing };
   TensorInfo info;
   Where where = Where::kInline;
+  BitOrder order = BitOrder::kLowFirst;
   uint64_t payload_offset = 0;  // kMapped: in the input's file
   uint64_t output_offset = 0;   // kWritten, or after Finish: of its record in the output's file
   std::string bytes;            // kInline
@@ -98,6 +100,7 @@ struct FileEntry {
   std::string name;
   std::filesystem::path relative;
   std::optional<BlobReader> reader;
+  std::optional<File> message;  // instead of a reader; then what is written is for this run alone
   std::optional<BlobWriter> writer;
   std::map<uint64_t, TensorId> by_offset;         // blobs of the input
   std::map<uint64_t, TensorId> by_output_offset;  // blobs of the output
@@ -151,6 +154,9 @@ struct TensorStore::Impl {
     entry.by_output_offset.emplace(written.offset, added);
     return added;
   }
+
+  // The bytes as they are stored.
+  Result<TensorView> Stored(const Tensor& tensor, uint64_t begin, uint64_t size);
 
   Status EnsureWriter(WeightsFile id) {
     FileEntry& entry = file(id);
@@ -213,6 +219,28 @@ Result<TensorId> TensorStore::AddBlob(WeightsFile file, uint64_t offset) {
   return id;
 }
 
+Status TensorStore::OpenMessage(WeightsFile file, const std::filesystem::path& path) {
+  CMLC_ASSIGN_OR_RETURN(impl_->file(file).message, File::OpenForReading(path));
+  return Ok();
+}
+
+TensorId TensorStore::AddRange(WeightsFile file, uint64_t offset, DataType dtype,
+                               uint64_t element_count, BitOrder order) {
+  Tensor tensor;
+  tensor.info = {.dtype = dtype,
+                 .element_count = element_count,
+                 .size_bytes = *PackedBytes(element_count, BitsOf(dtype)),
+                 .file = file,
+                 .missing = false,
+                 .offset = offset};
+  tensor.where = Tensor::Where::kMapped;
+  tensor.order = order;
+  tensor.payload_offset = offset;
+  const uint64_t file_size = impl_->file(file).message->size();
+  CMLC_CHECK(offset <= file_size && tensor.info.size_bytes <= file_size - offset);
+  return impl_->Add(std::move(tensor));
+}
+
 TensorId TensorStore::AddMissing(WeightsFile file, uint64_t offset) {
   FileEntry& entry = impl_->file(file);
   if (const auto found = entry.by_offset.find(offset); found != entry.by_offset.end())
@@ -257,27 +285,49 @@ TensorId TensorStore::Reinterpret(TensorId id, DataType dtype, uint64_t element_
 
 const TensorInfo& TensorStore::info(TensorId id) const { return impl_->tensor(id).info; }
 
-Result<TensorView> TensorStore::View(TensorId id, uint64_t begin, uint64_t size) const {
-  const Tensor& tensor = impl_->tensor(id);
-  CMLC_CHECK(begin <= tensor.info.size_bytes && size <= tensor.info.size_bytes - begin);
+Result<TensorView> TensorStore::Impl::Stored(const Tensor& tensor, uint64_t begin, uint64_t size) {
   TensorView view;
-  switch (tensor.where) {
-    case Tensor::Where::kInline:
-      view.bytes_ = std::as_bytes(std::span(tensor.bytes)).subspan(begin, size);
-      return view;
-    case Tensor::Where::kMissing:
-      CMLC_CHECK(false);
-    case Tensor::Where::kMapped:
-    case Tensor::Where::kWritten:
-      break;
+  if (tensor.where == Tensor::Where::kInline) {
+    view.bytes_ = std::as_bytes(std::span(tensor.bytes)).subspan(begin, size);
+    return view;
   }
-  const FileEntry& entry = impl_->file(tensor.info.file);
+  CMLC_CHECK(tensor.where != Tensor::Where::kMissing);
+  const FileEntry& entry = file(tensor.info.file);
   const bool written = tensor.where == Tensor::Where::kWritten;
-  const File& file = written ? entry.writer->file() : entry.reader->file();
+  const File& source = written         ? entry.writer->file()
+                       : entry.message ? *entry.message
+                                       : entry.reader->file();
   const uint64_t payload = written ? tensor.output_offset + kBlobAlignment : tensor.payload_offset;
   view.window_ = std::make_unique<TensorView::Window>();
-  CMLC_ASSIGN_OR_RETURN(view.window_->window, file.Map(payload + begin, size));
+  CMLC_ASSIGN_OR_RETURN(view.window_->window, source.Map(payload + begin, size));
   view.bytes_ = view.window_->window.bytes();
+  return view;
+}
+
+Result<TensorView> TensorStore::View(TensorId id, uint64_t begin, uint64_t size,
+                                     BitOrder order) const {
+  const Tensor& tensor = impl_->tensor(id);
+  CMLC_CHECK(begin <= tensor.info.size_bytes && size <= tensor.info.size_bytes - begin);
+  const auto bits = static_cast<uint64_t>(BitsOf(tensor.info.dtype));
+  if (tensor.order == order || bits >= 8) {
+    CMLC_ASSIGN_OR_RETURN(TensorView view, impl_->Stored(tensor, begin, size));
+    // Blobs are aligned; what lies in a message is where it happens to be.
+    const auto address = reinterpret_cast<uintptr_t>(view.bytes().data());
+    return bits > 8 && address % (bits / 8) != 0 ? TensorView::Copy(view.bytes()) : std::move(view);
+  }
+  // Eight codes take `bits` bytes in both orders: groups of so many bytes change theirs alone.
+  const uint64_t first = begin / bits * bits;
+  const uint64_t end = std::min(tensor.info.size_bytes, (begin + size + bits - 1) / bits * bits);
+  CMLC_ASSIGN_OR_RETURN(const TensorView stored, impl_->Stored(tensor, first, end - first));
+  const uint64_t first_code = first / bits * 8;
+  const uint64_t codes = std::min(tensor.info.element_count - first_code, (end - first) * 8 / bits);
+  std::byte* content = nullptr;
+  TensorView view = TensorView::Make(static_cast<size_t>(end - first), &content);
+  const std::span<std::byte> out(content, static_cast<size_t>(end - first));
+  const auto convert =
+      order == BitOrder::kHighFirst ? numeric::LowToHighFirst : numeric::HighToLowFirst;
+  convert(stored.bytes(), static_cast<int>(bits), static_cast<size_t>(codes), out);
+  view.bytes_ = out.subspan(static_cast<size_t>(begin - first), static_cast<size_t>(size));
   return view;
 }
 
@@ -333,7 +383,7 @@ Status TensorStore::Finish(const std::vector<TensorId>& live, ThreadPool& pool) 
   const std::set<TensorId> wanted(live.begin(), live.end());
   for (size_t i = 0; i < impl_->files.size(); ++i) {
     FileEntry& entry = impl_->files[i];
-    if (!entry.writer) continue;
+    if (!entry.writer || entry.message) continue;
     const bool dead = std::any_of(entry.by_output_offset.begin(), entry.by_output_offset.end(),
                                   [&](const auto& blob) { return !wanted.contains(blob.second); });
     const bool retyped = std::any_of(entry.aliases.begin(), entry.aliases.end(),
@@ -396,13 +446,16 @@ Status TensorStore::Finish(const std::vector<TensorId>& live, ThreadPool& pool) 
     tensor.output_offset = written.offset;
   }
   for (FileEntry& entry : impl_->files)
-    if (entry.writer) CMLC_RETURN_IF_ERROR(entry.writer->Finish());
+    if (entry.writer && !entry.message) CMLC_RETURN_IF_ERROR(entry.writer->Finish());
   return Ok();
 }
 
 uint64_t TensorStore::OutputOffset(TensorId id) const { return impl_->tensor(id).output_offset; }
 
-bool TensorStore::HasOutput(WeightsFile file) const { return impl_->file(file).writer.has_value(); }
+bool TensorStore::HasOutput(WeightsFile file) const {
+  const FileEntry& entry = impl_->file(file);
+  return entry.writer && !entry.message;
+}
 
 uint64_t TensorStore::OutputBytes(WeightsFile file) const {
   return HasOutput(file) ? impl_->file(file).writer->size() : 0;

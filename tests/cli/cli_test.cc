@@ -128,7 +128,7 @@ TEST(Cli, HelpOfAPassNamesItsOptionsAndTheirDefaults) {
   const Outcome help = Cmlc(dir.path(), {"palettize", "--help"});
   EXPECT_EQ(help.exit_code, 0);
   for (const char* text : {"--nbits",
-                           "1, 2, 3, 4, 6, 8",
+                           "1, 2, 3, 4, 5, 6, 7, 8",
                            "--mode",
                            "kmeans, uniform, unique, custom",
                            "--granularity",
@@ -283,7 +283,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadCall{"FiveBits",
                 {"palettize", "--nbits", "5", "in.mlpackage"},
                 2,
-                "error: palettize: nbits: expected one of 1, 2, 3, 4, 6, 8, got '5'"},
+                "error: palettize: nbits: is 5, which NeuralNetworks alone can hold; an ML Program "
+                "takes "
+                "1, 2, 3, 4, 6 or 8"},
         BadCall{"WideBits",
                 {"palettize", "--nbits", "wide", "in.mlpackage"},
                 2,

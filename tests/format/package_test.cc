@@ -7,6 +7,7 @@
 #include <string>
 
 #include "support/model_compare.h"
+#include "support/network_builder.h"
 #include "support/package_builder.h"
 #include "support/sample_models.h"
 #include "support/test_util.h"
@@ -75,7 +76,10 @@ TEST(Package, OpensPipelinesMemberByMember) {
   ASSERT_EQ(model.members.size(), 3u);
   EXPECT_EQ(model.members[1].kind, "neuralNetwork");
   EXPECT_EQ(model.member_names, (std::vector<std::string>{"first", "between", "last"}));
-  EXPECT_EQ((*package)->tensors().files().size(), 2u);
+  // Two weights files, and the message as the place of the network's.
+  EXPECT_EQ((*package)->tensors().files().size(), 3u);
+  ASSERT_TRUE(model.members[1].network.has_value());
+  EXPECT_EQ(model.members[1].network->block.operations.size(), 6u);
 }
 
 TEST(Package, DescribesTheInterface) {
@@ -109,13 +113,13 @@ TEST(Package, OpensASingleFileToLookAt) {
   const TempDir dir;
   wire::Model model;
   model.set_specificationversion(4);
-  model.set_neuralnetwork("x");
+  model.set_neuralnetwork(test::NetworkBuilder().message());
   WriteFile(dir / "a.mlmodel", model.SerializeAsString());
   const auto package = Package::Open(dir / "a.mlmodel");
   ASSERT_TRUE(Succeeds(package));
   EXPECT_EQ((*package)->model().kind, "neuralNetwork");
-  EXPECT_TRUE(Fails(PackageWriter::Start(**package, dir / "b.mlpackage"), ErrorKind::kBadInput,
-                    {"only packages can be written"}));
+  EXPECT_TRUE(Fails(PackageWriter::Start(**package, dir / "b.mlpackage"), ErrorKind::kUsage,
+                    {"its output is named *.mlmodel"}));
 }
 
 TEST(Package, ReportsASingleFileThatLacksItsWeights) {

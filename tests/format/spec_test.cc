@@ -13,6 +13,7 @@
 
 #include "cmlc/package.h"
 #include "support/model_compare.h"
+#include "support/network_builder.h"
 #include "support/package_builder.h"
 #include "support/sample_models.h"
 #include "support/test_util.h"
@@ -36,7 +37,14 @@ namespace pb = google::protobuf;
 class SpecTest : public ::testing::Test {
  protected:
   Result<Model> Parse(std::string_view bytes) {
-    return ParseModel(bytes, "model.mlmodel", store_,
+    const auto message_file = [&]() -> Result<WeightsFile> {
+      const std::string name = fmt::format("message{}", parsed_++);
+      test::WriteFile(dir_ / name, std::string(bytes));
+      const WeightsFile message = store_.AddFile(name, name);
+      CMLC_RETURN_IF_ERROR(store_.OpenMessage(message, dir_ / name));
+      return message;
+    };
+    return ParseModel({.path = "model.mlmodel", .bytes = bytes, .file = message_file}, store_,
                       [&](const std::string& name, uint64_t offset) -> Result<TensorId> {
                         const WeightsFile file = store_.AddFile(name, "weights/weight.bin");
                         return store_.AddMissing(file, offset);
@@ -44,11 +52,12 @@ class SpecTest : public ::testing::Test {
   }
 
   std::string Serialize(const Model& model) {
-    const Result<std::string> bytes = SerializeModel(model, [&](TensorId id) -> BlobPlace {
-      return {store_.FileName(store_.info(id).file), store_.info(id).offset};
-    });
-    EXPECT_TRUE(Succeeds(bytes));
-    return bytes.ok() ? *bytes : "";
+    const Result<WireMessage> message =
+        SerializeModel(model, store_, [&](TensorId id) -> BlobPlace {
+          return {store_.FileName(store_.info(id).file), store_.info(id).offset};
+        });
+    EXPECT_TRUE(Succeeds(message));
+    return message.ok() ? *ToBytes(*message, store_) : "";
   }
 
   // Whether a message survives being read and written.
@@ -60,6 +69,8 @@ class SpecTest : public ::testing::Test {
     return SameModel(message, ParseWire(bytes));
   }
 
+  const TempDir dir_;
+  int parsed_ = 0;
   TensorStore store_;
 };
 
@@ -100,7 +111,9 @@ TEST_F(SpecTest, KeepsModelsOfEveryOtherType) {
     if (field->type() != pb::FieldDescriptor::TYPE_BYTES) continue;
     wire::Model model;
     model.set_specificationversion(4);
-    model.GetReflection()->SetString(&model, field, "\x0A\x03xyz");
+    const bool is_network = field->name().find("neuralNetwork") == 0;
+    model.GetReflection()->SetString(&model, field,
+                                     is_network ? test::SmallNetwork().message() : "\x0A\x03xyz");
     EXPECT_TRUE(Survives(model)) << field->name();
     EXPECT_EQ(Parse(CanonicalBytes(model))->kind, field->name());
   }

@@ -24,7 +24,7 @@ class Parsed {
     auto opened = Package::Open(package.Write(dir_ / "in.mlpackage"));
     EXPECT_TRUE(Succeeds(opened));
     package_ = std::move(*opened);
-    const ProgramBlock block = BlocksOf(*package_->model().program, "").at(0);
+    const ProgramBlock block = BlocksOf(package_->model(), "").at(0);
     index_ = std::make_unique<GraphIndex>(*block.block);
     for (const Definition& definition : index_->definitions())
       if (definition.op->outputs[output < definition.op->outputs.size() ? output : 0].name ==

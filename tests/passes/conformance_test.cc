@@ -744,7 +744,7 @@ TEST(Conformance, Item36_GroupsAreBetterThanOneTable) {
 
 TEST(Conformance, Item37_BitsAndGroupsThatDoNotFit) {
   EXPECT_TRUE(Fails(PassRun(P3(), Palettize({{"nbits", "5"}})).result(), ErrorKind::kUsage,
-                    {"expected one of 1, 2, 3, 4, 6, 8, got '5'"}));
+                    {"nbits: is 5", "an ML Program takes 1, 2, 3, 4, 6 or 8"}));
   EXPECT_TRUE(Left(PassRun(P3(), Palettize({{"nbits", "4"}, {"group_size", "4"}})), "conv_w",
                    "group_size 4 does not divide 90 channels"));
 }

@@ -28,14 +28,14 @@ const OptionCase kOptionCases[] = {
      {{"sparsity", "4"}},
      "palettize: unknown option 'sparsity', expected one of nbits, mode, granularity, group_size, "
      "channel_axis, cluster_dim, per_channel_scale, lut_dtype, lut_file, fallback, joint, "
-     "weight_threshold"},
+     "skip_layer_types, "},
     {"BitsMissing", {}, "palettize: nbits: is needed by mode kmeans: one of 1, 2, 3, 4, 6, 8"},
     {"BitsMissingForUniform", {{"mode", "uniform"}}, "palettize: nbits: is needed by mode uniform"},
     {"BitsTakenBack",
      {{"nbits", "4"}, {"nbits", "none"}},
      "palettize: nbits: is needed by mode kmeans"},
-    {"Bits5", {{"nbits", "5"}}, "palettize: nbits: expected one of 1, 2, 3, 4, 6, 8, got '5'"},
-    {"BitsNegative", {{"nbits", "-1"}}, "expected one of 1, 2, 3, 4, 6, 8, got '-1'"},
+    {"Bits5", {{"nbits", "5"}}, "palettize: nbits: is 5, which NeuralNetworks alone can hold"},
+    {"BitsNegative", {{"nbits", "-1"}}, "expected one of 1, 2, 3, 4, 5, 6, 7, 8, got '-1'"},
     {"BitsNoNumber", {{"nbits", "wide"}}, "palettize: nbits: expected an integer, got 'wide'"},
     {"BitsEmpty", {{"nbits", ""}}, "palettize: nbits: expected an integer, got ''"},
     {"BitsWithUnit", {{"nbits", "4bit"}}, "palettize: nbits: expected an integer, got '4bit'"},

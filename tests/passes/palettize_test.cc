@@ -205,8 +205,8 @@ TEST_P(PalettizeDtype, ReachesTheEndsOfTheRange) {
 
 // Indices that fill more than one chunk of a tensor that is still worked on by one thread.
 TEST_P(PalettizeDtype, IsExactAcrossChunks) {
-  static_assert(800'003 > TensorSource::kChunkBytes);
-  const PassRun run(LinearOf(GetParam(), {1, 800'003}, StudentT(800'003, 5), 9),
+  static_assert(900'007 > TensorSource::kChunkBytes);
+  const PassRun run(LinearOf(GetParam(), {1, 900'007}, StudentT(900'007, 5), 9),
                     Palettize({{"nbits", "8"}}));
   ASSERT_TRUE(IsDone(run));
   EXPECT_TRUE(QualityAgrees(run));

@@ -138,8 +138,8 @@ TEST_F(RecipeTest, MistakesAreFoundWhereTheyStand) {
             ":2: unknown pass 'pallettize', did you mean 'palettize'?");
   EXPECT_EQ(ErrorOf("passes:\n- palettize: {nbits: 4}\n  prune: {}\n"),
             ":2: a pass is a map with its name as the only key, got 2 keys");
-  EXPECT_EQ(ErrorOf("passes:\n- palettize:\n    nbits: 5\n"),
-            ":3: palettize: nbits: expected one of 1, 2, 3, 4, 6, 8, got '5'");
+  EXPECT_EQ(ErrorOf("passes:\n- palettize:\n    nbits: 9\n"),
+            ":3: palettize: nbits: expected one of 1, 2, 3, 4, 5, 6, 7, 8, got '9'");
   EXPECT_EQ(ErrorOf("passes:\n- palettize:\n    nbits: 4\n    group: 5\n").substr(0, 37),
             ":4: palettize: unknown option 'group'");
   EXPECT_EQ(ErrorOf("passes:\n- palettize:\n    nbits: {a: 4}\n"),

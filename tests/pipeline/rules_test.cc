@@ -217,8 +217,8 @@ const BadRule kBadRules[] = {
     {"ConstAsAType", LeaveType("const"), "--op-type const=null: a type is that of the op which"},
     {"UnknownOption", ByName("a", {{"nbit", "2"}}),
      "--op-name a=nbit:2: palettize: unknown option 'nbit', did you mean 'nbits'?"},
-    {"WrongValue", ByType("conv", {{"nbits", "5"}}),
-     "--op-type conv=nbits:5: palettize: nbits: expected one of"},
+    {"WrongValue", ByType("conv", {{"nbits", "9"}}),
+     "--op-type conv=nbits:9: palettize: nbits: expected one of"},
     {"ContradictionWithTheCommand", ByName("a", {{"mode", "unique"}}),
      "leave it out (in a rule: nbits=none)"},
 };

@@ -136,11 +136,21 @@ TEST(Run, OntoTheInputIsRefusedUnlessInPlace) {
   EXPECT_TRUE(ReadTree(input) == before);
 }
 
-TEST(Run, WithoutAProgramIsRefused) {
+TEST(Run, NothingToCompressIsSaid) {
   PackageBuilder package(7);
-  package.message().mutable_pipeline();
+  package.message().set_treeensembleclassifier("a tree");
   const PassRun run(package, Palettize({{"nbits", "4"}}));
-  EXPECT_TRUE(Fails(run.result(), ErrorKind::kBadInput, {"in.mlpackage", "no ML Program"}));
+  ASSERT_TRUE(Succeeds(run.result()));
+  EXPECT_TRUE(run.report().weights.empty());
+  const PassRun strict(package, Palettize({{"nbits", "4"}}), {.strict = true});
+  EXPECT_TRUE(Fails(strict.result(), ErrorKind::kStrict,
+                    {"in.mlpackage", "nothing to compress", "treeEnsembleClassifier"}));
+  EXPECT_TRUE(strict.wrote_nothing());
+}
+
+TEST(Run, WithoutAModelIsRefused) {
+  const PassRun run(PackageBuilder(7), Palettize({{"nbits", "4"}}));
+  EXPECT_TRUE(Fails(run.result(), ErrorKind::kBadInput, {"in.mlpackage", "holds no model"}));
   EXPECT_TRUE(run.wrote_nothing());
 }
 
@@ -213,7 +223,8 @@ TEST(Passes, DescribeTheirOptions) {
   ASSERT_FALSE(options.empty());
   EXPECT_EQ(options.front().name, "nbits");
   EXPECT_EQ(options.front().kind, "INT");
-  EXPECT_EQ(options.front().allowed, (std::vector<std::string>{"1", "2", "3", "4", "6", "8"}));
+  EXPECT_EQ(options.front().allowed,
+            (std::vector<std::string>{"1", "2", "3", "4", "5", "6", "7", "8"}));
   EXPECT_EQ(options.front().value, "");
   EXPECT_EQ(options.back().name, "weight_threshold");
   EXPECT_EQ(options.back().value, "2048");

@@ -19,9 +19,8 @@ Opened::Opened(const fs::path& path) {
 }
 
 void Opened::AddParts(Model& model, const std::string& prefix) {
-  if (model.program)
-    for (const ProgramBlock& block : BlocksOf(*model.program, prefix))
-      parts_.push_back({block, std::make_unique<GraphIndex>(*block.block)});
+  for (const ProgramBlock& block : BlocksOf(model, prefix))
+    parts_.push_back({block, std::make_unique<GraphIndex>(*block.block)});
   for (size_t i = 0; i < model.members.size(); ++i)
     AddParts(model.members[i], prefix + std::to_string(i) + ":");
 }

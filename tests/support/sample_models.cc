@@ -3,6 +3,8 @@
 #include <bit>
 #include <limits>
 
+#include "support/network_builder.h"
+
 namespace cmlc::test {
 
 namespace {
@@ -206,7 +208,7 @@ PackageBuilder SmallPipeline() {
   package.DescribeInput("x", DataType::kFloat16, {1, 64});
   package.DescribeOutput("y", DataType::kFloat16);
   AddLinear(package.AddMember(7, "first"), 1);
-  package.AddMember(4, "between").message().set_neuralnetwork("opaque bytes of a network");
+  package.AddMember(4, "between").message().set_neuralnetwork(SmallNetwork().message());
   AddLinear(package.AddMember(7, "last"), 2);
   return package;
 }
