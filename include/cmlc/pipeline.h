@@ -144,7 +144,8 @@ Result<std::vector<RunReport>> RunAll(std::span<const PassSpec> specs, const Run
                                       Diagnostics& diagnostics);
 Result<RunReport> Run(const PassSpec& spec, const RunOptions& options, Diagnostics& diagnostics);
 
-// Where the result goes if nobody says: beside the input, "model-palettized.mlpackage".
+// Where the result goes if nobody says: beside the input, "model-palettized.mlpackage", or
+// .mlmodel if the input is such a file.
 std::filesystem::path DefaultOutput(const std::filesystem::path& input, std::string_view suffix);
 
 // 10 log10(signal / noise) in dB; infinite if there is no noise.

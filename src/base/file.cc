@@ -84,7 +84,7 @@ Result<File> File::Create(const std::filesystem::path& path) {
   return file;
 }
 
-Result<FileWindow> File::Map(uint64_t offset, uint64_t size) const {
+Result<FileWindow> File::Map(uint64_t offset, uint64_t size, [[maybe_unused]] bool all) const {
   struct stat info {};
   if (fstat(descriptor_, &info) != 0) return BadInput(path_, LastSystemError());
   const auto file_size = static_cast<uint64_t>(info.st_size);
@@ -98,7 +98,7 @@ Result<FileWindow> File::Map(uint64_t offset, uint64_t size) const {
   int flags = MAP_SHARED;
 #ifdef MAP_POPULATE
   // One call that fills the page table costs a tenth of the page faults it saves.
-  flags |= MAP_POPULATE;
+  if (all) flags |= MAP_POPULATE;
 #endif
   void* base = mmap(nullptr, length, PROT_READ, flags, descriptor_, static_cast<off_t>(start));
   if (base == MAP_FAILED)

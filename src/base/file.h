@@ -54,7 +54,8 @@ class File {
   uint64_t size() const { return size_; }
 
   // Maps bytes [offset, offset + size). kBadInput if that leaves the file. Any thread may call it.
-  Result<FileWindow> Map(uint64_t offset, uint64_t size) const;
+  // `all`: most of them will be looked at, so their pages are made at once.
+  Result<FileWindow> Map(uint64_t offset, uint64_t size, bool all = true) const;
 
   // Writes at `offset`; any thread may call it. kOutput on failure.
   Status WriteAt(uint64_t offset, std::span<const std::byte> bytes);

@@ -171,7 +171,7 @@ Result<std::unique_ptr<Package>> Package::Open(const fs::path& path, const ReadO
   std::error_code code;
   const fs::file_status status = fs::status(impl.path, code);
   if (status.type() == fs::file_type::not_found)
-    return BadInput(impl.path, "no such file or folder, expected an .mlpackage");
+    return BadInput(impl.path, "no such file or folder, expected an .mlpackage or .mlmodel");
   if (code) return BadInput(impl.path, code.message());
 
   fs::path model_file = impl.path;
@@ -184,7 +184,8 @@ Result<std::unique_ptr<Package>> Package::Open(const fs::path& path, const ReadO
     model_file = impl.path / impl.manifest->model_path();
     impl.size_bytes = BytesBelow(impl.path);
   } else if (!fs::is_regular_file(status)) {
-    return BadInput(impl.path, "is neither a folder nor a regular file, expected an .mlpackage");
+    return BadInput(impl.path,
+                    "is neither a folder nor a regular file, expected an .mlpackage or .mlmodel");
   } else {
     impl.size_bytes = fs::file_size(impl.path, code);
   }
@@ -193,7 +194,10 @@ Result<std::unique_ptr<Package>> Package::Open(const fs::path& path, const ReadO
   if (message.size() > format::kMostMessageBytes)
     return BadInput(model_file,
                     fmt::format("has {} bytes, a model message has at most 2 GiB", message.size()));
-  CMLC_ASSIGN_OR_RETURN(const FileWindow window, message.Map(0, message.size()));
+  // Of a large message most is weights of networks, which are passed over.
+  constexpr uint64_t kSmallMessage = uint64_t{16} << 20;
+  CMLC_ASSIGN_OR_RETURN(const FileWindow window,
+                        message.Map(0, message.size(), message.size() <= kSmallMessage));
   const format::MessageFile from{
       .path = model_file.string(),
       .bytes = {reinterpret_cast<const char*>(window.bytes().data()), window.bytes().size()},

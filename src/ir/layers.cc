@@ -152,6 +152,13 @@ bool IsLayerType(uint32_t number) {
                      [&](const LayerType& type) { return type.number == number; });
 }
 
+int32_t LayerVersion(std::string_view type) {
+  constexpr uint32_t kAnyRank = 600, kNewest = 1450;
+  for (const LayerType& row : kTypes)
+    if (row.name == type) return row.number >= kNewest ? 5 : row.number >= kAnyRank ? 4 : 1;
+  return 1;
+}
+
 const LayerFields& FieldsOf(uint32_t layer) {
   static constexpr LayerFields kNone;
   for (const LayerFields& fields : kFields)

@@ -37,6 +37,9 @@ struct LayerFields {
 };
 const LayerFields& FieldsOf(uint32_t layer);
 
+// The first specification version that has layers of this type; 1 for one that is not known.
+int32_t LayerVersion(std::string_view type);
+
 // How the dimensions of a weight follow from those sizes.
 enum class LayerDims {
   kKernel,        // [out, in / groups, kernel...], deconvolution [in, out / groups, kernel...]

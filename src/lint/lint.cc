@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <set>
 
+#include "ir/decode.h"
 #include "ir/encoding.h"
 #include "ir/graph_index.h"
+#include "ir/layers.h"
 #include "ir/weights.h"
 
 namespace cmlc {
@@ -30,6 +33,13 @@ enum class Look {
   kRecurrent,
   kOddState,
   kStatefulLut,
+  // Of NeuralNetworks.
+  kNetworkVersion,
+  kNetworkMixedFloats,
+  kNetworkFloatLayer,
+  kNetworkUpdatable,
+  kNetworkGroupedDeconvolution,
+  kNetworkInt8,
 };
 
 struct Known {
@@ -115,6 +125,59 @@ void ForEachOperation(const Block& block, const Visit& visit) {
   }
 }
 
+// What a layer's weights are stored as, all together.
+struct LayerForms {
+  bool floats = false, halves = false, codes = false, int8 = false;
+  bool group_scales = false;  // codes of a grouped deconvolution with the wrong number of scales
+};
+
+int32_t VersionOf(const Operation& layer, const LayerForms& forms) {
+  const int32_t of_layer = LayerVersion(layer.type);
+  if (forms.int8) return std::max(5, of_layer);
+  const bool is_updatable = LayerNumber(layer, kUpdatable).value_or(0) != 0;
+  return std::max({of_layer, is_updatable ? 4 : 0, forms.codes ? 3 : 0, forms.halves ? 2 : 0});
+}
+
+template <typename Add>
+void LintNetwork(Network& network, int32_t version, const Add& add) {
+  GraphIndex index(network.block);
+  std::map<const Operation*, LayerForms> layers;
+  for (const WeightSite& site : FindWeights(index, &network)) {
+    if (site.weight.consumers.empty()) continue;
+    const Operation& layer = *site.definition->uses[0].op;
+    LayerForms& forms = layers[&layer];
+    const Operation& op = *site.definition->op;
+    if (!site.compressed) {
+      (site.weight.stored_dtype == DataType::kFloat16 ? forms.halves : forms.floats) = true;
+      continue;
+    }
+    forms.int8 = forms.int8 || op.type == "constexpr_blockwise_shift_scale";
+    forms.codes = true;
+    const Value* scale = FindOperand(op, "scale");
+    const std::optional<Shape> blocks = scale == nullptr ? std::nullopt : StaticShape(scale->type);
+    if (blocks && *ElementCount(*blocks) > 1 && !site.weight.output_axis &&
+        static_cast<int64_t>(*ElementCount(*blocks)) !=
+            LayerNumber(layer, kOutputChannels).value_or(0))
+      forms.group_scales = true;
+  }
+  ForEachOperation(network.block, [&](const Operation& layer) {
+    if (IsConst(layer) || IsConstexpr(layer)) return;
+    const LayerForms& forms = layers[&layer];
+    const std::string name = NameOf(layer);
+    if (VersionOf(layer, forms) > version) add(kNetworkVersion, name);
+    // Nobody looks into custom layers.
+    if (forms.floats && forms.halves && layer.type != "custom") add(kNetworkMixedFloats, name);
+    if ((layer.type == "convolution3d" && forms.codes) ||
+        (layer.type == "layerNormalization" && (forms.codes || forms.halves)))
+      add(kNetworkFloatLayer, name);
+    if (LayerNumber(layer, kUpdatable).value_or(0) != 0 && forms.codes)
+      add(kNetworkUpdatable, name);
+    if (forms.group_scales) add(kNetworkGroupedDeconvolution, name);
+    const bool is_dynamic = LayerNumber(layer, kDynamicInt8).value_or(0) != 0;
+    if (forms.int8 != is_dynamic) add(kNetworkInt8, name);
+  });
+}
+
 }  // namespace
 
 std::optional<unsigned> DevicesOf(std::string_view name) {
@@ -149,6 +212,12 @@ std::vector<Finding> Lint(Package& package) {
         found[i].names.push_back(name);
   };
   ForEachModel(package.model(), [&](Model& model) {
+    if (model.network) LintNetwork(*model.network, model.specification_version, add);
+    for (size_t i = 0; i < model.members.size(); ++i)
+      if (model.members[i].network &&
+          model.members[i].specification_version > model.specification_version)
+        add(kNetworkVersion,
+            i < model.member_names.size() ? model.member_names[i] : fmt::format("member {}", i));
     if (!model.program) return;
     for (auto& [function_name, function] : model.program->functions) {
       bool stateful = false;

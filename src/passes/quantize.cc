@@ -672,15 +672,25 @@ Result<Outcome> Quantize::ReplaceByHalves(const Weight& weight, const PassContex
   context.pool.For(source.pieces(), [&](size_t piece, int) {
     const Status step = source.Visit(piece, [&](uint64_t begin, std::span<const float> values) {
       Quality& quality = pieces[piece];
-      for (size_t i = 0; i < values.size(); ++i) {
-        const auto value = static_cast<double>(values[i]);
-        const auto half =
-            static_cast<double>(numeric::HalfToFloat(numeric::FloatToHalf(values[i])));
-        quality.signal += value * value;
-        quality.noise += (value - half) * (value - half);
-        if (std::isfinite(half)) continue;
+      std::vector<uint16_t> halves(std::min(kStepValues, values.size()));
+      std::vector<float> rounded(halves.size());
+      for (size_t first = 0; first < values.size(); first += kStepValues) {
+        const std::span<const float> some =
+            values.subspan(first, std::min(kStepValues, values.size() - first));
+        numeric::FloatsToHalves(some.data(), some.size(), halves.data());
+        numeric::HalvesToFloats(halves.data(), some.size(), rounded.data());
+        for (size_t i = 0; i < some.size(); ++i) {
+          const auto value = static_cast<double>(some[i]);
+          const double error = value - static_cast<double>(rounded[i]);
+          quality.signal += value * value;
+          quality.noise += error * error;
+        }
+        // The sum tells whether one of them is not finite.
+        if (std::isfinite(quality.noise)) continue;
+        const size_t at =
+            numeric::FirstNotFinite(std::span<const float>(rounded).first(some.size()));
         const std::lock_guard lock(mutex);
-        beyond = std::min(beyond.value_or(UINT64_MAX), begin + i);
+        beyond = std::min(beyond.value_or(UINT64_MAX), begin + first + at);
         return;
       }
     });

@@ -38,7 +38,7 @@ struct CommonOptions {
 };
 
 void AddCommon(CLI::App& app, CommonOptions& common) {
-  app.add_option("input", common.input, "the model to read, an .mlpackage")->required();
+  app.add_option("input", common.input, "the model to read, an .mlpackage or .mlmodel")->required();
   app.add_option("--threads", common.threads, "threads to use (default: one for each processor)")
       ->check(CLI::Range(0, 1024))
       ->type_name("INT");
@@ -86,8 +86,9 @@ std::string Hyphened(std::string name) {
 
 void AddWriting(CLI::App& app, WriteCommand& command, std::string_view suffix) {
   app.add_option("-o,--output", command.output,
-                 fmt::format("the package to write (default: beside the input, *-{}.mlpackage); "
-                             "an existing package is replaced once the new one is complete",
+                 fmt::format("the model to write (default: beside the input, *-{}.mlpackage, or "
+                             ".mlmodel if the input is one); an existing one is replaced once the "
+                             "new one is complete",
                              suffix));
   app.add_flag("--in-place", command.in_place, "replace the input by the result");
   app.add_flag("--strict", command.strict,

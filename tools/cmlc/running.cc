@@ -294,7 +294,9 @@ RunningCommands::RunningCommands(CLI::App& root) : impl_(std::make_unique<Impl>(
       "A is the reference. Limits may be given for one output, as --min-snr NAME=40, or for all, "
       "as --min-snr 40; if one is missed, or a value is NaN in one model alone, the exit code is "
       "5.");
-  impl.compare->add_option("a", impl.a, "the reference, an .mlpackage")->required();
+  impl.compare
+      ->add_option("a", impl.a, "the reference, an .mlpackage or (for its weights) an .mlmodel")
+      ->required();
   impl.compare->add_option("b", impl.b, "the model to compare with it")->required();
   impl.compare_data.Add(*impl.compare);
   impl.compare
