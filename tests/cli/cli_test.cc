@@ -369,7 +369,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadCall{"MissingInput",
                 {"palettize", "--nbits", "4", "none.mlpackage"},
                 3,
-                "error: none.mlpackage: no such file or folder, expected an .mlpackage"},
+                "error: none.mlpackage: no such file or folder, expected an .mlpackage or .mlmodel"},
         BadCall{"InputIsAFolder",
                 {"info", "folder"},
                 3,
