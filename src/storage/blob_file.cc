@@ -1,7 +1,11 @@
 #include "storage/blob_file.h"
 
 #include <fmt/format.h>
+#ifdef CMLC_XXH_DISPATCH
+#include <xxh_x86dispatch.h>
+#else
 #include <xxhash.h>
+#endif
 
 #include <algorithm>
 #include <cstring>
