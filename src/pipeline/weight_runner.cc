@@ -68,7 +68,8 @@ class WeightRunner {
         diagnostics_(context.diagnostics),
         package_(context.package),
         pool_(context.pool),
-        report_(report) {}
+        report_(report),
+        message_bytes_(package_.size_bytes()) {}
 
   Status RunPart(const Part& part, const OpsetInfo* target);
 
@@ -82,7 +83,7 @@ class WeightRunner {
   };
 
   Result<Survey> SurveyOf(const Part& part);
-  Status CheckSize(const Survey& survey) const;
+  Status CheckSize(const Survey& survey);
   Status KeepLayersWhole(Survey& survey, int32_t version);
   Status Consider(WeightSite found, const ProgramBlock& block, const GraphIndex& index,
                   Survey& survey);
@@ -120,6 +121,7 @@ class WeightRunner {
   std::map<const GraphIndex*, std::set<std::string>> names_;
   std::map<const Value*, TensorId> inline_;  // immediates that passes look at
   Progress progress_;
+  uint64_t message_bytes_;  // of the result, at most, if it holds networks
 };
 
 // The store's name for a constant's bytes; immediates are taken in when a pass wants to see them.
@@ -264,19 +266,18 @@ Result<WeightRunner::Survey> WeightRunner::SurveyOf(const Part& part) {
 }
 
 // A network's message holds its weights, and has no more than 2 GiB.
-Status WeightRunner::CheckSize(const Survey& survey) const {
+Status WeightRunner::CheckSize(const Survey& survey) {
   constexpr uint64_t kMost = (uint64_t{1} << 31) - 1;
-  uint64_t size = package_.size_bytes();
   for (const Site& site : survey.sites) {
-    if (site.pass->stores() != Storage::kFloat) return Ok();  // smaller than before
-    size += site.found.weight.element_count * sizeof(float);
-    size -= std::min(size, survey.reports[site.report].bytes_before);
+    if (site.pass->stores() != Storage::kFloat) continue;  // smaller than before
+    message_bytes_ += site.found.weight.element_count * sizeof(float);
+    message_bytes_ -= std::min(message_bytes_, survey.reports[site.report].bytes_before);
   }
-  if (survey.sites.empty() || size <= kMost) return Ok();
+  if (survey.sites.empty() || message_bytes_ <= kMost) return Ok();
   return Error{ErrorKind::kUsage,
                fmt::format("{}: '{}' would have {} bytes, and a NeuralNetwork has at most {}; "
                            "leave some layers as they are (--op-name PATTERN=null)",
-                           info_.name, package_.path().string(), size, kMost)};
+                           info_.name, package_.path().string(), message_bytes_, kMost)};
 }
 
 // A layer may not hold fp32 and fp16 side by side: where the pass would leave it so, it leaves all

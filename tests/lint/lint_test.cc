@@ -5,6 +5,7 @@
 
 #include <set>
 
+#include "support/network_builder.h"
 #include "support/package_builder.h"
 #include "support/pass_run.h"
 #include "support/test_util.h"
@@ -108,6 +109,97 @@ TEST(Lint, NamesOfDevices) {
   EXPECT_EQ(DevicesOf("npu"), std::nullopt);
   EXPECT_EQ(NamesOf(kCpu | kAne), "cpu, ane");
   EXPECT_EQ(NamesOf(kAll), "all devices");
+}
+
+// --- NeuralNetworks: what Core ML's validator would refuse -------------------------------------
+
+Set IdsOf(const NetworkBuilder& network, int version) {
+  const TempDir dir;
+  return Ids(LintOf(network.Write(dir / "a.mlmodel", version)));
+}
+
+const std::vector<float> kSixteen = RandomFloats(16, 1);
+const std::vector<float> kFour = RandomFloats(4, 2);
+const std::string kCodes = std::string("\x12\x34\x56\x78\x9a\xbc\xde\xf0", 8);  // 16 of 4 bits
+const std::vector<float> kOne = {0.5f};
+
+TEST(LintNetwork, KnowsVersionsThatAreTooLow) {
+  const auto with = [](const std::string& weights) {
+    return NetworkBuilder().InnerProduct("a", 4, 4, weights);
+  };
+  EXPECT_EQ(IdsOf(with(FloatWeights(kSixteen)), 1), Set{});
+  EXPECT_EQ(IdsOf(with(HalfWeights(kSixteen)), 1), Set{"network_version"});
+  EXPECT_EQ(IdsOf(with(HalfWeights(kSixteen)), 2), Set{});
+  EXPECT_EQ(IdsOf(with(LinearWeights(4, kCodes, kOne, {})), 2), Set{"network_version"});
+  EXPECT_EQ(IdsOf(with(LinearWeights(4, kCodes, kOne, {})), 3), Set{});
+  const auto updatable = NetworkBuilder().InnerProduct("a", 4, 4, FloatWeights(kSixteen), "", true);
+  EXPECT_EQ(IdsOf(updatable, 3), Set{"network_version"});
+  EXPECT_EQ(IdsOf(updatable, 4), Set{});
+  // Layers of any rank, and the newest ones.
+  EXPECT_EQ(IdsOf(NetworkBuilder().Layer(985, "transpose", {}), 3), Set{"network_version"});
+  EXPECT_EQ(IdsOf(NetworkBuilder().Layer(985, "transpose", {}), 4), Set{});
+  EXPECT_EQ(IdsOf(NetworkBuilder().Layer(1450, "one_hot", {}), 4), Set{"network_version"});
+  EXPECT_EQ(IdsOf(NetworkBuilder().Layer(1450, "one_hot", {}), 5), Set{});
+}
+
+TEST(LintNetwork, KnowsPipelinesBelowTheirMembers) {
+  const TempDir dir;
+  const auto ids = [&](int version) {
+    WriteFile(dir / "a.mlmodel", PipelineOf({SmallNetwork().Model(3)}, version, 200));
+    return Ids(LintOf(dir / "a.mlmodel"));
+  };
+  EXPECT_EQ(ids(2), Set{"network_version"});
+  EXPECT_EQ(ids(3), Set{});
+}
+
+TEST(LintNetwork, KnowsLayersThatMixFloats) {
+  const auto with = [](const std::string& weights, const std::string& bias) {
+    return NetworkBuilder().InnerProduct("a", 4, 4, weights, bias);
+  };
+  EXPECT_EQ(IdsOf(with(FloatWeights(kSixteen), HalfWeights(kFour)), 3),
+            Set{"network_mixed_floats"});
+  EXPECT_EQ(IdsOf(with(HalfWeights(kSixteen), HalfWeights(kFour)), 3), Set{});
+  EXPECT_EQ(IdsOf(with(LinearWeights(4, kCodes, kOne, {}), HalfWeights(kFour)), 3), Set{});
+}
+
+TEST(LintNetwork, KnowsLayersThatTakeFloatsOnly) {
+  const auto normalization = [](const std::string& gamma) {
+    format::WireMessage parameters;
+    parameters.AddVarint(1, 16);
+    parameters.AddBytes(3, gamma);
+    return NetworkBuilder().Layer(1350, "norm", std::move(parameters));
+  };
+  EXPECT_EQ(IdsOf(normalization(FloatWeights(kSixteen)), 4), Set{});
+  EXPECT_EQ(IdsOf(normalization(HalfWeights(kSixteen)), 4), Set{"network_float_layer"});
+  const auto volumes = [](const std::string& weights) {
+    format::WireMessage parameters;
+    parameters.AddVarint(1, 4);
+    parameters.AddVarint(2, 4);
+    for (const uint32_t kernel : {20, 21, 22}) parameters.AddVarint(kernel, 1);
+    parameters.AddBytes(60, weights);
+    return NetworkBuilder().Layer(1471, "volumes", std::move(parameters));
+  };
+  EXPECT_EQ(IdsOf(volumes(HalfWeights(kSixteen)), 5), Set{});
+  EXPECT_EQ(IdsOf(volumes(LinearWeights(4, kCodes, kOne, {})), 5), Set{"network_float_layer"});
+}
+
+TEST(LintNetwork, KnowsCodesThatLayersDoNotTake) {
+  const std::string codes = LinearWeights(4, kCodes, kOne, {});
+  EXPECT_EQ(IdsOf(NetworkBuilder().InnerProduct("a", 4, 4, codes, "", true), 4),
+            Set{"network_updatable"});
+  // 4 input and 4 output channels in 2 groups: weights of [4, 2, 1, 2].
+  const NetworkBuilder::Kernel grouped = {
+      .outputs = 4, .inputs = 4, .height = 1, .width = 2, .groups = 2, .deconvolution = true};
+  const auto scaled = [&](size_t scales) {
+    return NetworkBuilder().Convolution(
+        "a", grouped, LinearWeights(4, kCodes, std::vector<float>(scales, 1.0f), {}));
+  };
+  EXPECT_EQ(IdsOf(scaled(1), 3), Set{});
+  EXPECT_EQ(IdsOf(scaled(2), 3), Set{"network_grouped_deconvolution"});
+  EXPECT_EQ(IdsOf(scaled(4), 3), Set{});
+  // int8 codes without their flag.
+  EXPECT_EQ(IdsOf(NetworkBuilder().InnerProduct("a", 4, 4, Int8Weights(kCodes + kCodes, 1)), 5),
+            Set{"network_int8"});
 }
 
 }  // namespace
