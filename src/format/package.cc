@@ -456,13 +456,15 @@ Result<std::unique_ptr<PackageWriter>> PackageWriter::Start(Package& package,
   return std::unique_ptr<PackageWriter>(new PackageWriter(std::move(impl)));
 }
 
-// Moves a model file to its destination, over an old one.
+// Moves a model file to its destination, over an old one if there was one.
 Status PackageWriter::Impl::CommitFile() {
-  std::error_code code;
-  fs::rename(staging / package->impl().RelativeModelPath(), destination, code);
-  if (code)
-    return BadOutput(destination, fmt::format("cannot put the model in place: {}", code.message()));
+  const fs::path made = staging / package->impl().RelativeModelPath();
+  if (exists ? std::rename(made.c_str(), destination.c_str()) != 0
+             : !AtomicRename(made, destination, RenameMode::kMustBeNew))
+    return BadOutput(destination,
+                     fmt::format("cannot put the model in place: {}", LastSystemError()));
   committed = true;
+  std::error_code code;
   fs::remove_all(staging, code);
   ForgetRemovals();
   return SyncDirectory(destination.parent_path());
