@@ -156,7 +156,11 @@ TensorStore& Package::tensors() { return impl_->tensors; }
 const TensorStore& Package::tensors() const { return impl_->tensors; }
 uint64_t Package::size_bytes() const { return impl_->size_bytes; }
 
-WeightsFile Package::DefaultWeightsFile() {
+WeightsFile Package::DefaultWeightsFile(ModelFormat format) {
+  if (format == ModelFormat::kNetwork) {
+    CMLC_CHECK(impl_->message_weights.has_value());
+    return *impl_->message_weights;
+  }
   const fs::path relative =
       impl_->RealPath(impl_->manifest->model_path().parent_path() / "weights" / "weight.bin");
   if (const std::optional<WeightsFile> known = impl_->FileAt(relative)) return *known;

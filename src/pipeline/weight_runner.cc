@@ -106,7 +106,7 @@ class WeightRunner {
   void Finish(Job& job, const std::vector<Value>& values, Survey& survey);
   void KeepNamesApart(Site& site);
   void Apply(Survey& survey);
-  TensorId TensorOf(const Value& value);
+  TensorId TensorOf(const Value& value, ModelFormat format);
   uint64_t CountedOnce(const StoredForm& form, std::set<TensorId>& counted);
 
   const PassInfo& info_;
@@ -123,14 +123,14 @@ class WeightRunner {
 };
 
 // The store's name for a constant's bytes; immediates are taken in when a pass wants to see them.
-TensorId WeightRunner::TensorOf(const Value& value) {
+TensorId WeightRunner::TensorOf(const Value& value, ModelFormat format) {
   if (const auto* id = std::get_if<TensorId>(&value.content)) return *id;
   const auto found = inline_.find(&value);
   if (found != inline_.end()) return found->second;
   std::string bytes = *ImmediateBytes(value);
   const uint64_t count = *ElementCount(*StaticShape(value.type));
   const TensorId id = package_.tensors().AddInline(value.type.tensor.dtype, count, std::move(bytes),
-                                                   package_.DefaultWeightsFile());
+                                                   package_.DefaultWeightsFile(format));
   inline_.emplace(&value, id);
   return id;
 }
@@ -338,7 +338,7 @@ Result<Outcome> WeightRunner::TryReplace(Site& site, int32_t version) {
       site.reader, MakeReader(op, site.found.definition->output, *site.index, package_.tensors()));
   weight.reader = site.reader.get();
   weight.store = &package_.tensors();
-  if (!site.found.compressed) weight.tensor = TensorOf(op.attributes.at("val"));
+  if (!site.found.compressed) weight.tensor = TensorOf(op.attributes.at("val"), weight.format);
   return site.pass->Replace(weight, ContextFor(weight, version));
 }
 
@@ -486,7 +486,7 @@ Result<std::vector<Value>> WeightRunner::Store(Job& job, int32_t version) {
   const Site& site = *job.sites.front();
   const StoredForm form = FormOf(*site.found.definition->op, *site.index);
   const WeightsFile file = form.tensors.empty()
-                               ? package_.DefaultWeightsFile()
+                               ? package_.DefaultWeightsFile(site.found.weight.format)
                                : package_.tensors().info(*form.tensors.begin()).file;
   values.resize(tensors.size());
   std::vector<const ReadyTensor*> ready;
@@ -616,7 +616,7 @@ Status WeightRunner::Transform(Survey& survey, int32_t version) {
     weight.store = &package_.tensors();
     if (!site.found.compressed) {
       const Value& value = op.attributes.at("val");
-      weight.tensor = TensorOf(value);
+      weight.tensor = TensorOf(value, weight.format);
       const auto [at, is_new] =
           by_key.emplace(Key{weight.tensor, site.pass, weight.shape, weight.dtype,
                              weight.output_axis, weight.input_axis, site.pass->Variant(weight)},
