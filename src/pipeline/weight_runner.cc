@@ -285,9 +285,13 @@ Status WeightRunner::KeepLayersWhole(Survey& survey, int32_t version) {
   std::map<const Operation*, std::vector<Site*>> by_layer;
   std::map<const Operation*, std::string> reasons;
   std::map<const Operation*, std::set<const Operation*>> ours;
+  std::map<const Operation*, Site*> coded;
   const auto layer_of = [](const Site& site) { return site.found.definition->uses.at(0).op; };
   for (Site& site : survey.sites) {
-    if (site.pass->stores() == Storage::kCodes) continue;
+    if (site.pass->stores() == Storage::kCodes) {
+      coded[site.found.definition->op] = &site;
+      continue;
+    }
     by_layer[layer_of(site)].push_back(&site);
     ours[layer_of(site)].insert(site.found.definition->op);
   }
@@ -311,9 +315,13 @@ Status WeightRunner::KeepLayersWhole(Survey& survey, int32_t version) {
                                 ? DataType::kFloat16
                                 : DataType::kFloat32;
       const DataType stays = definition.op->attributes.at("val").type.tensor.dtype;
-      if (stays != made)
-        reasons.emplace(layer, fmt::format("'{}' stays {}, and a layer may not mix fp16 and fp32",
-                                           definition.value->name, NameOf(stays)));
+      if (stays == made || reasons.contains(layer)) continue;
+      if (const auto site = coded.find(definition.op); site != coded.end()) {
+        CMLC_ASSIGN_OR_RETURN(const Outcome outcome, TryReplace(*site->second, version));
+        if (std::holds_alternative<Replacement>(outcome)) continue;
+      }
+      reasons.emplace(layer, fmt::format("'{}' stays {}, and a layer may not mix fp16 and fp32",
+                                         definition.value->name, NameOf(stays)));
     }
   if (reasons.empty()) return Ok();
   for (const Site& site : survey.sites)
@@ -330,6 +338,21 @@ Status WeightRunner::KeepLayersWhole(Survey& survey, int32_t version) {
   return Ok();
 }
 
+// A LUT or scales may be larger than the weight, which in a network can be a vector of any size.
+Outcome LeftIfLarger(const WeightPass& pass, const Weight& weight, Outcome outcome) {
+  const auto* replacement = std::get_if<Replacement>(&outcome);
+  if (replacement == nullptr || weight.format != ModelFormat::kNetwork ||
+      pass.stores() == Storage::kFloat)
+    return outcome;
+  const uint64_t size = *PackedBytes(weight.element_count, BitsOf(weight.stored_dtype));
+  uint64_t made = 0;
+  for (const NewTensor& tensor : replacement->tensors)
+    made += *PackedBytes(*ElementCount(tensor.shape), BitsOf(tensor.dtype));
+  if (made < size) return outcome;
+  return Skipped{"not smaller that way",
+                 fmt::format("has {} bytes, codes and what goes with them {}", size, made)};
+}
+
 // What the pass makes of a plain weight if the result has the given version: values decide too.
 Result<Outcome> WeightRunner::TryReplace(Site& site, int32_t version) {
   const Operation& op = *site.found.definition->op;
@@ -339,7 +362,8 @@ Result<Outcome> WeightRunner::TryReplace(Site& site, int32_t version) {
   weight.reader = site.reader.get();
   weight.store = &package_.tensors();
   if (!site.found.compressed) weight.tensor = TensorOf(op.attributes.at("val"), weight.format);
-  return site.pass->Replace(weight, ContextFor(weight, version));
+  CMLC_ASSIGN_OR_RETURN(Outcome outcome, site.pass->Replace(weight, ContextFor(weight, version)));
+  return LeftIfLarger(*site.pass, weight, std::move(outcome));
 }
 
 // A compressed weight changes its form with the version, so it cannot be tried beforehand; what
@@ -417,20 +441,6 @@ size_t WeightRunner::EndOfRun(std::span<const Job> jobs, size_t begin) const {
   return end;
 }
 
-uint64_t StoredBytes(const Weight& weight) {
-  return *PackedBytes(weight.element_count, BitsOf(weight.stored_dtype));
-}
-
-// A LUT or scales may be larger than the weight, which in a network can be a vector of any size.
-void LeaveIfLarger(uint64_t size, Outcome& outcome) {
-  uint64_t made = 0;
-  for (const NewTensor& tensor : std::get<Replacement>(outcome).tensors)
-    made += *PackedBytes(*ElementCount(tensor.shape), BitsOf(tensor.dtype));
-  if (made < size) return;
-  outcome = Skipped{"not smaller that way",
-                    fmt::format("has {} bytes, codes and what goes with them {}", size, made)};
-}
-
 // Runs the pass for a job; from any thread. Results that fit in memory are made here, while the
 // weight's values are at hand, so that writing them is all that is left to do.
 void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
@@ -446,12 +456,9 @@ void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
       CMLC_ASSIGN_OR_RETURN(job.resident, weight.View(0, size));
       weight.resident = job.resident.bytes();
     }
-    CMLC_ASSIGN_OR_RETURN(job.outcome, site.pass->Replace(weight, ContextFor(weight, version)));
+    CMLC_ASSIGN_OR_RETURN(Outcome outcome, site.pass->Replace(weight, ContextFor(weight, version)));
+    job.outcome = LeftIfLarger(*site.pass, weight, std::move(outcome));
     auto* replacement = std::get_if<Replacement>(&job.outcome);
-    if (replacement != nullptr && weight.format == ModelFormat::kNetwork &&
-        site.pass->stores() != Storage::kFloat)
-      LeaveIfLarger(StoredBytes(weight), job.outcome);
-    replacement = std::get_if<Replacement>(&job.outcome);
     if (replacement == nullptr || !in_memory) return Ok();
     for (NewTensor& tensor : replacement->tensors) {
       const uint64_t count = *ElementCount(tensor.shape);
