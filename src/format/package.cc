@@ -503,6 +503,7 @@ Status PackageWriter::Impl::WriteAll(ThreadPool& pool) {
   std::set<fs::path> ours = {format::kManifestName, model_path};
   std::string weights_text;
   for (const WeightsFile file : tensors.files()) {
+    if (file == package->impl().message_weights) continue;
     ours.insert(tensors.RelativePath(file));
     if (tensors.HasOutput(file))
       weights_text += fmt::format("{} {}\n", tensors.FileName(file), tensors.OutputHash(file));

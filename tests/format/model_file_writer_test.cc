@@ -208,6 +208,9 @@ TEST_F(ModelFileWriter, APackageHasNoOtherFilesThanBefore) {
   package.message().set_neuralnetwork(SmallNetwork().message());
   const fs::path input = package.Write(dir_ / "in.mlpackage");
   WriteFile(input / "Data/notes.txt", "keep");
+  // Even if there is one of the name that they are given.
+  const std::string codes = "Data/com.apple.CoreML/model.mlmodel.codes";
+  WriteFile(input / codes, "somebody's");
   const std::pair<const char*, OptionValues> passes[] = {
       {"null", {}},
       {"palettize", {{"nbits", "4"}, {"weight_threshold", "0"}}},
@@ -221,6 +224,7 @@ TEST_F(ModelFileWriter, APackageHasNoOtherFilesThanBefore) {
     for (const auto& [name, bytes] : after) names_after.push_back(name);
     EXPECT_EQ(names_after, names_before) << pass;
     EXPECT_EQ(after["Data/notes.txt"], "keep");
+    EXPECT_EQ(after[codes], "somebody's");
     const std::string model = "Data/com.apple.CoreML/model.mlmodel";
     EXPECT_EQ(after[model].size() < before[model].size(), std::string_view(pass) != "null");
     EXPECT_EQ(run.after().Values("second.bias", "network").size(), 10u);
