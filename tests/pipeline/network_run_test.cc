@@ -183,6 +183,21 @@ TEST(NetworkPalettize, TakesFp16Weights) {
   EXPECT_EQ(Written(run).Weight("fc", "21", 64).form, "fp16");
 }
 
+TEST(NetworkQuantize, TakesFp16Weights) {
+  const PassRun run(
+      ModelBytes{
+          NetworkBuilder().InnerProduct("fc", 64, 64, HalfWeights(RandomFloats(4096, 1))).Model(2)},
+      Quantize(Bits(6, {{"mode", "linear"}})));
+  const PassRun plain(
+      ModelBytes{NetworkBuilder()
+                     .InnerProduct("fc", 64, 64, FloatWeights(Halves(RandomFloats(4096, 1))))
+                     .Model(2)},
+      Quantize(Bits(6, {{"mode", "linear"}})));
+  ASSERT_TRUE(IsDone(run, "fc.weights", kNet));
+  EXPECT_TRUE(ReadFile(run.output()) == ReadFile(plain.output()));
+  EXPECT_TRUE(QualityAgrees(run, "fc.weights", kNet));
+}
+
 // A LUT may take more bytes than the weight.
 TEST(NetworkPalettize, WhatWouldNotGetSmallerIsLeft) {
   const ModelBytes model{
@@ -1078,7 +1093,8 @@ TEST(NetworkThreads, GiveTheSameBytes) {
 TEST(NetworkThreads, LargeWeightsAreTheSame) {
   const uint64_t rows = 1024, columns = 4200;
   NetworkBuilder network;
-  network.InnerProduct("large", rows, columns, Floats(rows * columns, 1));
+  network.InnerProduct("large", rows, columns, Floats(rows * columns, 1))
+      .InnerProduct("half", rows, columns, HalfWeights(RandomFloats(rows * columns, 2)));
   const ModelBytes model{network.Model()};
   for (const PassSpec& spec : {Quantize(Bits(3, {{"scales", "minmax"}})), Quantize(Bits(16)),
                                Palettize(Bits(5, {{"mode", "uniform"}}))}) {
@@ -1087,8 +1103,11 @@ TEST(NetworkThreads, LargeWeightsAreTheSame) {
     const PassRun many(model, spec, {.threads = 3});
     ASSERT_TRUE(many.ok()) << many.error();
     EXPECT_TRUE(ReadFile(one.output()) == ReadFile(many.output()));
-    EXPECT_TRUE(
-        Decodes(one, "large.weights", Written(one).Weight("large", "20", rows * columns), columns));
+    for (const char* layer : {"large", "half"}) {
+      const StoredWeight stored = Written(one).Weight(layer, "20", rows * columns);
+      EXPECT_NE(stored.form, "fp32");
+      EXPECT_TRUE(Decodes(one, fmt::format("{}.weights", layer), stored, columns));
+    }
   }
 }
 
