@@ -52,8 +52,9 @@ class Package {
   // Bytes of all files of the package.
   uint64_t size_bytes() const;
 
-  // The weights file that new tensors of a program without one go to.
-  WeightsFile DefaultWeightsFile();
+  // The weights file that new tensors of a program without one go to; of a network, which has
+  // weights, the place of what is to be part of its message.
+  WeightsFile DefaultWeightsFile(ModelFormat format = ModelFormat::kProgram);
 
   struct Impl;
   Impl& impl() { return *impl_; }

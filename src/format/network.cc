@@ -81,7 +81,8 @@ struct FloatRuns {
   bool Add(const WireField& field) {
     std::string_view run = field.payload;
     if (!field.is_bytes) {
-      if (field.raw.size() < sizeof(float)) return false;
+      constexpr int kFixed32 = 5;  // the wire type of a single float
+      if ((field.raw[0] & 7) != kFixed32) return false;
       run = field.raw.substr(field.raw.size() - sizeof(float));
     }
     if (run.size() % sizeof(float) != 0) return false;
@@ -568,6 +569,8 @@ Result<bool> Reader::ReadWeight(const LayerWeight& weight, std::string_view mess
     weight_.clear();
     return false;
   }
+  // Of two messages that exclude each other, as those of two activations, both may have one.
+  if (layer.inputs.contains(parameter)) return Bad("is there twice");
   CMLC_ASSIGN_OR_RETURN(const Shape shape, ShapeOf(weight, sizes, as_many));
   const Consumer consumer = LayerConsumer(layer, parameter, shape);
   CMLC_ASSIGN_OR_RETURN(Operation op,
@@ -655,12 +658,15 @@ Result<WireMessage> Writer::WriteParameters(uint32_t kind, uint32_t outer, std::
       if (weights == nullptr || weights->type == kInt8Codes) out.AddRaw(field->raw);
       continue;
     }
-    if (roles.WeightOf(*field) != nullptr) {
-      // One without values is no placeholder.
+    if (const LayerWeight* weight = roles.WeightOf(*field)) {
+      // One without values is no placeholder, even if it looks like one of another weight.
       const size_t end = field->payload.find('\0');
-      const Operation* constant = end == std::string_view::npos
-                                      ? nullptr
-                                      : ConstantOf(layer, field->payload.substr(0, end), constants);
+      const std::string_view parameter = field->payload.substr(0, end);
+      const LayerWeight* named = FindLayerWeight(layer.type, parameter);
+      const Operation* constant =
+          end == std::string_view::npos || named == nullptr || named->name != weight->name
+              ? nullptr
+              : ConstantOf(layer, parameter, constants);
       if (constant == nullptr) {
         out.AddRaw(field->raw);
         continue;

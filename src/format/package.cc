@@ -156,7 +156,11 @@ TensorStore& Package::tensors() { return impl_->tensors; }
 const TensorStore& Package::tensors() const { return impl_->tensors; }
 uint64_t Package::size_bytes() const { return impl_->size_bytes; }
 
-WeightsFile Package::DefaultWeightsFile() {
+WeightsFile Package::DefaultWeightsFile(ModelFormat format) {
+  if (format == ModelFormat::kNetwork) {
+    CMLC_CHECK(impl_->message_weights.has_value());
+    return *impl_->message_weights;
+  }
   const fs::path relative =
       impl_->RealPath(impl_->manifest->model_path().parent_path() / "weights" / "weight.bin");
   if (const std::optional<WeightsFile> known = impl_->FileAt(relative)) return *known;
@@ -460,13 +464,15 @@ Result<std::unique_ptr<PackageWriter>> PackageWriter::Start(Package& package,
   return std::unique_ptr<PackageWriter>(new PackageWriter(std::move(impl)));
 }
 
-// Moves a model file to its destination, over an old one.
+// Moves a model file to its destination, over an old one if there was one.
 Status PackageWriter::Impl::CommitFile() {
-  std::error_code code;
-  fs::rename(staging / package->impl().RelativeModelPath(), destination, code);
-  if (code)
-    return BadOutput(destination, fmt::format("cannot put the model in place: {}", code.message()));
+  const fs::path made = staging / package->impl().RelativeModelPath();
+  if (exists ? std::rename(made.c_str(), destination.c_str()) != 0
+             : !AtomicRename(made, destination, RenameMode::kMustBeNew))
+    return BadOutput(destination,
+                     fmt::format("cannot put the model in place: {}", LastSystemError()));
   committed = true;
+  std::error_code code;
   fs::remove_all(staging, code);
   ForgetRemovals();
   return SyncDirectory(destination.parent_path());
@@ -501,6 +507,7 @@ Status PackageWriter::Impl::WriteAll(ThreadPool& pool) {
   std::set<fs::path> ours = {format::kManifestName, model_path};
   std::string weights_text;
   for (const WeightsFile file : tensors.files()) {
+    if (file == package->impl().message_weights) continue;
     ours.insert(tensors.RelativePath(file));
     if (tensors.HasOutput(file))
       weights_text += fmt::format("{} {}\n", tensors.FileName(file), tensors.OutputHash(file));

@@ -929,10 +929,13 @@ Result<WireMessage> Writer::WriteModel(const Model& in) const {
     out.AddRaw(bytes);
     return out;
   }
+  // A member may have come without a version, and need one now.
+  bool has_version = in.specification_version == 0;
   WireReader fields(in.shell);
   while (const auto field = fields.Next()) {
     if (field->number == wire::Model::kSpecificationVersionFieldNumber) {
       out.AddVarint(field->number, static_cast<uint64_t>(in.specification_version));
+      has_version = true;
     } else if (in.network && IsNetwork(field->number)) {
       CMLC_ASSIGN_OR_RETURN(WireMessage network, SerializeNetwork(*in.network, store_));
       out.AddMessage(field->number, std::move(network));
@@ -944,6 +947,9 @@ Result<WireMessage> Writer::WriteModel(const Model& in) const {
       out.AddRaw(field->raw);
     }
   }
+  if (!has_version)
+    out.AddVarint(wire::Model::kSpecificationVersionFieldNumber,
+                  static_cast<uint64_t>(in.specification_version));
   if (out.size_bytes() > kMostMessageBytes) return TooLarge();
   return out;
 }

@@ -107,7 +107,7 @@ class WeightRunner {
   void Finish(Job& job, const std::vector<Value>& values, Survey& survey);
   void KeepNamesApart(Site& site);
   void Apply(Survey& survey);
-  TensorId TensorOf(const Value& value);
+  TensorId TensorOf(const Value& value, ModelFormat format);
   uint64_t CountedOnce(const StoredForm& form, std::set<TensorId>& counted);
 
   const PassInfo& info_;
@@ -125,14 +125,14 @@ class WeightRunner {
 };
 
 // The store's name for a constant's bytes; immediates are taken in when a pass wants to see them.
-TensorId WeightRunner::TensorOf(const Value& value) {
+TensorId WeightRunner::TensorOf(const Value& value, ModelFormat format) {
   if (const auto* id = std::get_if<TensorId>(&value.content)) return *id;
   const auto found = inline_.find(&value);
   if (found != inline_.end()) return found->second;
   std::string bytes = *ImmediateBytes(value);
   const uint64_t count = *ElementCount(*StaticShape(value.type));
   const TensorId id = package_.tensors().AddInline(value.type.tensor.dtype, count, std::move(bytes),
-                                                   package_.DefaultWeightsFile());
+                                                   package_.DefaultWeightsFile(format));
   inline_.emplace(&value, id);
   return id;
 }
@@ -286,9 +286,13 @@ Status WeightRunner::KeepLayersWhole(Survey& survey, int32_t version) {
   std::map<const Operation*, std::vector<Site*>> by_layer;
   std::map<const Operation*, std::string> reasons;
   std::map<const Operation*, std::set<const Operation*>> ours;
+  std::map<const Operation*, Site*> coded;
   const auto layer_of = [](const Site& site) { return site.found.definition->uses.at(0).op; };
   for (Site& site : survey.sites) {
-    if (site.pass->stores() == Storage::kCodes) continue;
+    if (site.pass->stores() == Storage::kCodes) {
+      coded[site.found.definition->op] = &site;
+      continue;
+    }
     by_layer[layer_of(site)].push_back(&site);
     ours[layer_of(site)].insert(site.found.definition->op);
   }
@@ -312,9 +316,13 @@ Status WeightRunner::KeepLayersWhole(Survey& survey, int32_t version) {
                                 ? DataType::kFloat16
                                 : DataType::kFloat32;
       const DataType stays = definition.op->attributes.at("val").type.tensor.dtype;
-      if (stays != made)
-        reasons.emplace(layer, fmt::format("'{}' stays {}, and a layer may not mix fp16 and fp32",
-                                           definition.value->name, NameOf(stays)));
+      if (stays == made || reasons.contains(layer)) continue;
+      if (const auto site = coded.find(definition.op); site != coded.end()) {
+        CMLC_ASSIGN_OR_RETURN(const Outcome outcome, TryReplace(*site->second, version));
+        if (std::holds_alternative<Replacement>(outcome)) continue;
+      }
+      reasons.emplace(layer, fmt::format("'{}' stays {}, and a layer may not mix fp16 and fp32",
+                                         definition.value->name, NameOf(stays)));
     }
   if (reasons.empty()) return Ok();
   for (const Site& site : survey.sites)
@@ -331,6 +339,21 @@ Status WeightRunner::KeepLayersWhole(Survey& survey, int32_t version) {
   return Ok();
 }
 
+// A LUT or scales may be larger than the weight, which in a network can be a vector of any size.
+Outcome LeftIfLarger(const WeightPass& pass, const Weight& weight, Outcome outcome) {
+  const auto* replacement = std::get_if<Replacement>(&outcome);
+  if (replacement == nullptr || weight.format != ModelFormat::kNetwork ||
+      pass.stores() == Storage::kFloat)
+    return outcome;
+  const uint64_t size = *PackedBytes(weight.element_count, BitsOf(weight.stored_dtype));
+  uint64_t made = 0;
+  for (const NewTensor& tensor : replacement->tensors)
+    made += *PackedBytes(*ElementCount(tensor.shape), BitsOf(tensor.dtype));
+  if (made < size) return outcome;
+  return Skipped{"not smaller that way",
+                 fmt::format("has {} bytes, codes and what goes with them {}", size, made)};
+}
+
 // What the pass makes of a plain weight if the result has the given version: values decide too.
 Result<Outcome> WeightRunner::TryReplace(Site& site, int32_t version) {
   const Operation& op = *site.found.definition->op;
@@ -339,8 +362,9 @@ Result<Outcome> WeightRunner::TryReplace(Site& site, int32_t version) {
       site.reader, MakeReader(op, site.found.definition->output, *site.index, package_.tensors()));
   weight.reader = site.reader.get();
   weight.store = &package_.tensors();
-  if (!site.found.compressed) weight.tensor = TensorOf(op.attributes.at("val"));
-  return site.pass->Replace(weight, ContextFor(weight, version));
+  if (!site.found.compressed) weight.tensor = TensorOf(op.attributes.at("val"), weight.format);
+  CMLC_ASSIGN_OR_RETURN(Outcome outcome, site.pass->Replace(weight, ContextFor(weight, version)));
+  return LeftIfLarger(*site.pass, weight, std::move(outcome));
 }
 
 // A compressed weight changes its form with the version, so it cannot be tried beforehand; what
@@ -418,20 +442,6 @@ size_t WeightRunner::EndOfRun(std::span<const Job> jobs, size_t begin) const {
   return end;
 }
 
-uint64_t StoredBytes(const Weight& weight) {
-  return *PackedBytes(weight.element_count, BitsOf(weight.stored_dtype));
-}
-
-// A LUT or scales may be larger than the weight, which in a network can be a vector of any size.
-void LeaveIfLarger(uint64_t size, Outcome& outcome) {
-  uint64_t made = 0;
-  for (const NewTensor& tensor : std::get<Replacement>(outcome).tensors)
-    made += *PackedBytes(*ElementCount(tensor.shape), BitsOf(tensor.dtype));
-  if (made < size) return;
-  outcome = Skipped{"not smaller that way",
-                    fmt::format("has {} bytes, codes and what goes with them {}", size, made)};
-}
-
 // Runs the pass for a job; from any thread. Results that fit in memory are made here, while the
 // weight's values are at hand, so that writing them is all that is left to do.
 void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
@@ -447,12 +457,9 @@ void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
       CMLC_ASSIGN_OR_RETURN(job.resident, weight.View(0, size));
       weight.resident = job.resident.bytes();
     }
-    CMLC_ASSIGN_OR_RETURN(job.outcome, site.pass->Replace(weight, ContextFor(weight, version)));
+    CMLC_ASSIGN_OR_RETURN(Outcome outcome, site.pass->Replace(weight, ContextFor(weight, version)));
+    job.outcome = LeftIfLarger(*site.pass, weight, std::move(outcome));
     auto* replacement = std::get_if<Replacement>(&job.outcome);
-    if (replacement != nullptr && weight.format == ModelFormat::kNetwork &&
-        site.pass->stores() != Storage::kFloat)
-      LeaveIfLarger(StoredBytes(weight), job.outcome);
-    replacement = std::get_if<Replacement>(&job.outcome);
     if (replacement == nullptr || !in_memory) return Ok();
     for (NewTensor& tensor : replacement->tensors) {
       const uint64_t count = *ElementCount(tensor.shape);
@@ -487,7 +494,7 @@ Result<std::vector<Value>> WeightRunner::Store(Job& job, int32_t version) {
   const Site& site = *job.sites.front();
   const StoredForm form = FormOf(*site.found.definition->op, *site.index);
   const WeightsFile file = form.tensors.empty()
-                               ? package_.DefaultWeightsFile()
+                               ? package_.DefaultWeightsFile(site.found.weight.format)
                                : package_.tensors().info(*form.tensors.begin()).file;
   values.resize(tensors.size());
   std::vector<const ReadyTensor*> ready;
@@ -617,7 +624,7 @@ Status WeightRunner::Transform(Survey& survey, int32_t version) {
     weight.store = &package_.tensors();
     if (!site.found.compressed) {
       const Value& value = op.attributes.at("val");
-      weight.tensor = TensorOf(value);
+      weight.tensor = TensorOf(value, weight.format);
       const auto [at, is_new] =
           by_key.emplace(Key{weight.tensor, site.pass, weight.shape, weight.dtype,
                              weight.output_axis, weight.input_axis, site.pass->Variant(weight)},

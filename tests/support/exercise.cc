@@ -20,6 +20,14 @@ std::string Complaint(const std::string& step, const Error& error) {
 }  // namespace
 
 Exercise ExercisePackage(const fs::path& input, const fs::path& output, int threads) {
+  PassSpec spec;
+  spec.pass = "palettize";
+  spec.options = {{"nbits", "2"}, {"weight_threshold", "0"}};
+  return ExercisePackage(input, output, threads, spec);
+}
+
+Exercise ExercisePackage(const fs::path& input, const fs::path& output, int threads,
+                         const PassSpec& spec) {
   Exercise result;
   {
     const auto package = Package::Open(input);
@@ -37,16 +45,13 @@ Exercise ExercisePackage(const fs::path& input, const fs::path& output, int thre
     }
   }
   TestDiagnostics diagnostics;
-  PassSpec spec;
-  spec.pass = "palettize";
-  spec.options = {{"nbits", "2"}, {"weight_threshold", "0"}};
   RunOptions options;
   options.input = input;
   options.output = output;
   options.threads = threads;
   const auto report = Run(spec, options, diagnostics);
   if (!report.ok()) {
-    result.broken = Complaint("palettize", report.error());
+    result.broken = Complaint(spec.pass, report.error());
     if (result.broken.empty() && fs::exists(output)) result.broken = "a failed run left a package";
     return result;
   }

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <string>
 
+#include "cmlc/pipeline.h"
+
 namespace cmlc::test {
 
 struct Exercise {
@@ -16,9 +18,11 @@ struct Exercise {
 };
 
 // Opens, inspects and palettizes the package at `input`, with the result at `output`, which is
-// removed again.
+// removed again. Or does something else to it than to palettize it.
 Exercise ExercisePackage(const std::filesystem::path& input, const std::filesystem::path& output,
                          int threads);
+Exercise ExercisePackage(const std::filesystem::path& input, const std::filesystem::path& output,
+                         int threads, const PassSpec& spec);
 
 }  // namespace cmlc::test
 

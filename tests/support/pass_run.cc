@@ -174,6 +174,11 @@ RunOptions WithPaths(RunOptions options, const fs::path& input, const fs::path& 
   return options;
 }
 
+fs::path Written(const ModelBytes& model, const fs::path& path) {
+  WriteFile(path, model.bytes);
+  return path;
+}
+
 }  // namespace
 
 PassRun::PassRun(PackageBuilder package, const PassSpec& spec, RunOptions options)
@@ -181,8 +186,13 @@ PassRun::PassRun(PackageBuilder package, const PassSpec& spec, RunOptions option
                          dir_ / "out.mlpackage")),
       result_(Run(spec, options_, diagnostics_)) {}
 
+PassRun::PassRun(const ModelBytes& model, const PassSpec& spec, RunOptions options)
+    : options_(
+          WithPaths(std::move(options), Written(model, dir_ / "in.mlmodel"), dir_ / "out.mlmodel")),
+      result_(Run(spec, options_, diagnostics_)) {}
+
 PassRun::PassRun(const fs::path& input, const PassSpec& spec, RunOptions options)
-    : options_(WithPaths(std::move(options), input, dir_ / "out.mlpackage")),
+    : options_(WithPaths(std::move(options), input, dir_ / ("out" + input.extension().string()))),
       result_(Run(spec, options_, diagnostics_)) {}
 
 bool PassRun::lists(const std::string& name, const std::string& program) const {
@@ -256,9 +266,9 @@ Rule LeaveType(std::string pattern) {
 // --- Checks -------------------------------------------------------------------------------------
 
 ::testing::AssertionResult Left(const PassRun& run, const std::string& weight,
-                                std::string_view reason) {
+                                std::string_view reason, const std::string& program) {
   if (!run.ok()) return ::testing::AssertionFailure() << run.error();
-  const WeightReport& report = run.weight(weight);
+  const WeightReport& report = run.weight(weight, program);
   if (report.fate != WeightReport::Fate::kLeft)
     return ::testing::AssertionFailure() << "'" << weight << "' was not left: " << report.form;
   if (report.reason.find(reason) == std::string::npos)

@@ -20,7 +20,8 @@
 
 namespace cmlc::test {
 
-// An opened package. Programs are called as in reports: "main", "1:main" in a pipeline.
+// An opened package. Programs are called as in reports: "main", "1:main" in a pipeline; networks
+// are "network", "1:network".
 class Opened {
  public:
   explicit Opened(const fs::path& path);
@@ -63,11 +64,17 @@ class Opened {
   std::vector<Part> parts_;
 };
 
+// The bytes of an .mlmodel file.
+struct ModelBytes {
+  std::string bytes;
+};
+
 // A run, in a folder of its own.
 class PassRun {
  public:
   // `options.input` and `.output` are filled in.
   PassRun(PackageBuilder package, const PassSpec& spec, RunOptions options = {});
+  PassRun(const ModelBytes& model, const PassSpec& spec, RunOptions options = {});
   PassRun(const fs::path& input, const PassSpec& spec, RunOptions options = {});
 
   bool ok() const { return result_.ok(); }
@@ -108,7 +115,7 @@ Rule LeaveType(std::string pattern);
 
 // Whether a weight was left with this in its reason.
 ::testing::AssertionResult Left(const PassRun& run, const std::string& weight,
-                                std::string_view reason);
+                                std::string_view reason, const std::string& program = "main");
 ::testing::AssertionResult IsDone(const PassRun& run, const std::string& weight = "weight",
                                   const std::string& program = "main");
 
