@@ -1,6 +1,7 @@
 #include "format/network.h"
 
 #include <fmt/format.h>
+#include <google/protobuf/io/coded_stream.h>
 
 #include <algorithm>
 #include <map>
@@ -104,16 +105,13 @@ bool AddNumbers(const WireField& field, std::vector<int64_t>& numbers) {
     numbers.push_back(static_cast<int64_t>(field.value));
     return true;
   }
-  // Packed varints are what a message's fields would be without tags: a tag in front of each makes
-  // them readable by the same means.
-  std::string_view rest = field.payload;
-  while (!rest.empty()) {
-    const std::string one = std::string(1, '\x08') + std::string(rest.substr(0, 10));
-    WireReader reader(one);
-    const std::optional<WireField> number = reader.Next();
-    if (!number) return false;
-    numbers.push_back(static_cast<int64_t>(number->value));
-    rest.remove_prefix(number->raw.size() - 1);
+  google::protobuf::io::CodedInputStream stream(
+      reinterpret_cast<const uint8_t*>(field.payload.data()),
+      static_cast<int>(field.payload.size()));
+  while (stream.CurrentPosition() < static_cast<int>(field.payload.size())) {
+    uint64_t number = 0;
+    if (!stream.ReadVarint64(&number)) return false;
+    numbers.push_back(static_cast<int64_t>(number));
   }
   return true;
 }
@@ -135,7 +133,8 @@ class Reader {
     FloatRuns floats;
     std::string_view halves, codes, int8_codes, quantization;
     std::string rest;  // fields that are not values
-    int filled = 0;    // storages that have values
+    bool updatable = false;
+    int filled = 0;  // storages that have values
   };
 
   Error Bad(std::string_view what) const {
@@ -173,6 +172,7 @@ class Reader {
   const MessageFile& from_;
   TensorStore& store_;
   std::set<std::string, std::less<>> taken_;  // names of values
+  std::map<std::string, int> used_;           // how often a name had to be made different
   std::string layer_, weight_;                // being read, for messages
 };
 
@@ -191,8 +191,11 @@ Status Reader::TakeNames(std::string_view message) {
 }
 
 std::string Reader::FreeName(const std::string& wanted) {
-  std::string name = wanted;
-  for (int i = 2; !taken_.insert(name).second; ++i) name = fmt::format("{}#{}", wanted, i);
+  if (taken_.insert(wanted).second) return wanted;
+  int& number = used_[wanted];  // many layers may have one name, or none
+  std::string name;
+  do name = fmt::format("{}#{}", wanted, ++number + 1);
+  while (!taken_.insert(name).second);
   return name;
 }
 
@@ -281,7 +284,6 @@ Status Reader::ReadLayer(std::string_view message, int depth, Block& block) {
 Result<Reader::Sizes> Reader::ReadSizes(uint32_t kind, std::string_view message) const {
   const LayerFields& numbers = FieldsOf(kind);
   Sizes sizes;
-  std::vector<int64_t> packed;
   std::map<uint32_t, int64_t> single;
   WireReader fields(message);
   while (const auto field = fields.Next()) {
@@ -376,6 +378,9 @@ Result<Reader::Stored> Reader::ReadStored(std::string_view message) const {
       case kQuantization:
         fits = take(*field, stored.quantization);
         break;
+      case kWeightIsUpdatable:
+        stored.updatable = field->value != 0;
+        [[fallthrough]];
       default:
         stored.rest += field->raw;
     }
@@ -569,6 +574,8 @@ Result<bool> Reader::ReadWeight(const LayerWeight& weight, std::string_view mess
     weight_.clear();
     return false;
   }
+  // A layer says so itself, or by its weights.
+  if (stored.updatable) layer.attributes[kUpdatable] = MakeBool(true);
   // Of two messages that exclude each other, as those of two activations, both may have one.
   if (layer.inputs.contains(parameter)) return Bad("is there twice");
   CMLC_ASSIGN_OR_RETURN(const Shape shape, ShapeOf(weight, sizes, as_many));
@@ -652,7 +659,7 @@ Result<WireMessage> Writer::WriteParameters(uint32_t kind, uint32_t outer, std::
   WireReader fields(message);
   while (const auto field = fields.Next()) {
     WireMessage inner;
-    if (roles.IsDynamicInt8(*field)) {
+    if (roles.IsDynamicInt8(*field) && field->value != 0) {
       // The flag goes with int8 codes, and with no others.
       const Operation* weights = ConstantOf(layer, "weights", constants);
       if (weights == nullptr || weights->type == kInt8Codes) out.AddRaw(field->raw);

@@ -254,7 +254,10 @@ Status Palettize::CheckOptions() {
   };
   const bool needs_bits = mode_ == "kmeans" || mode_ == "uniform";
   if (needs_bits && !nbits_)
-    return bad("nbits", fmt::format("is needed by mode {}: one of 1, 2, 3, 4, 6, 8", mode_));
+    return bad("nbits",
+               fmt::format("is needed by mode {}: one of 1, 2, 3, 4, 6, 8 (in a NeuralNetwork "
+                           "5 or 7, too)",
+                           mode_));
   if (!needs_bits && nbits_)
     return bad("nbits", fmt::format("is {}, but mode {} takes it from the entries; leave it out "
                                     "(in a rule: nbits=none)",
@@ -766,16 +769,17 @@ Result<Outcome> Palettize::Replace(const Weight& weight, const PassContext& cont
 }  // namespace
 
 PassInfo PalettizePass() {
-  return {.name = "palettize",
-          .summary = "store each weight as an index into a lookup table (LUT)",
-          .description =
-              "Every weight of two or more dimensions becomes indices of a few bits and a small "
-              "table of entries. k-means places the entries for the least squared error, and is "
-              "solved exactly. One LUT for each weight runs on iOS 16 and later with 1, 2, 4, 6 "
-              "or 8 bits; 3 bits, groups of channels, vectors, scales, integer entries and joint "
-              "compression need iOS 18.",
-          .suffix = "palettized",
-          .make = MakePass<Palettize>};
+  return {
+      .name = "palettize",
+      .summary = "store each weight as an index into a lookup table (LUT)",
+      .description =
+          "Every weight of two or more dimensions becomes indices of a few bits and a small "
+          "table of entries. k-means places the entries for the least squared error, and is "
+          "solved exactly. One LUT for each weight runs on iOS 16 and later with 1, 2, 4, 6 "
+          "or 8 bits; 3 bits, groups of channels, vectors, scales, integer entries and joint "
+          "compression need iOS 18. NeuralNetworks take one LUT of 1 to 8 bits for each weight.",
+      .suffix = "palettized",
+      .make = MakePass<Palettize>};
 }
 
 }  // namespace cmlc

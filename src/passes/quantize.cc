@@ -843,16 +843,18 @@ Result<Outcome> Quantize::ReplaceLut(const Weight& weight, const PassContext& co
 }  // namespace
 
 PassInfo QuantizePass() {
-  return {.name = "quantize",
-          .summary = "store each weight as 8- or 4-bit integers with scales",
-          .description =
-              "Every weight of two or more dimensions becomes integer codes with a scale for the "
-              "whole weight, for each output channel or for each block of input channels. Scales "
-              "are searched for the least squared error unless --scales minmax asks for "
-              "coremltools' rule. int8 and uint8 per tensor or channel run on iOS 16 and later; 4 "
-              "bits, blocks and joint compression need iOS 18.",
-          .suffix = "quantized",
-          .make = MakePass<Quantize>};
+  return {
+      .name = "quantize",
+      .summary = "store each weight as small integers with scales, or as fp16",
+      .description =
+          "Every weight of two or more dimensions becomes integer codes with a scale for the "
+          "whole weight, for each output channel or for each block of input channels. Scales "
+          "are searched for the least squared error unless --scales minmax asks for "
+          "coremltools' rule. int8 and uint8 per tensor or channel run on iOS 16 and later; 4 "
+          "bits, blocks and joint compression need iOS 18. In NeuralNetworks codes of 1 to 8 bits "
+          "have a scale and a bias.",
+      .suffix = "quantized",
+      .make = MakePass<Quantize>};
 }
 
 }  // namespace cmlc

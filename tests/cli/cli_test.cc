@@ -155,7 +155,7 @@ TEST(Cli, PassesListsEveryPass) {
   const Outcome passes = Cmlc(dir.path(), {"passes"});
   EXPECT_EQ(passes.out,
             "palettize    store each weight as an index into a lookup table (LUT)\n"
-            "quantize     store each weight as 8- or 4-bit integers with scales\n"
+            "quantize     store each weight as small integers with scales, or as fp16\n"
             "prune        set values of least magnitude to zero and store the rest with a mask\n"
             "activations  quantize the values between ops to 8 bits, by statistics of sample data\n"
             "decompress   turn compressed weights back into plain fp16 or fp32 tensors\n"
@@ -279,7 +279,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadCall{"NoBits",
                 {"palettize", "in.mlpackage"},
                 2,
-                "error: palettize: nbits: is needed by mode kmeans: one of 1, 2, 3, 4, 6, 8"},
+                "error: palettize: nbits: is needed by mode kmeans: one of 1, 2, 3, 4, 6, 8 "
+                "(in a NeuralNetwork 5 or 7, too)"},
         BadCall{"FiveBits",
                 {"palettize", "--nbits", "5", "in.mlpackage"},
                 2,
@@ -366,10 +367,11 @@ INSTANTIATE_TEST_SUITE_P(
                 {"palettize", "--nbits", "4", "in.mlpackage", "-o", "out"},
                 2,
                 "error: out: an output package is named *.mlpackage"},
-        BadCall{"MissingInput",
-                {"palettize", "--nbits", "4", "none.mlpackage"},
-                3,
-                "error: none.mlpackage: no such file or folder, expected an .mlpackage or .mlmodel"},
+        BadCall{
+            "MissingInput",
+            {"palettize", "--nbits", "4", "none.mlpackage"},
+            3,
+            "error: none.mlpackage: no such file or folder, expected an .mlpackage or .mlmodel"},
         BadCall{"InputIsAFolder",
                 {"info", "folder"},
                 3,

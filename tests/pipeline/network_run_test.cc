@@ -563,6 +563,15 @@ TEST(NetworkLimits, UpdatableLayersStayAsTheyAre) {
   EXPECT_TRUE(NothingChanged(halves));
 }
 
+TEST(NetworkLimits, WeightsMaySayThatTheyAreUpdatable) {
+  NetworkBuilder network;
+  const std::string is_updatable = "\x90\x03\x01";  // field 50
+  network.InnerProduct("trained", 64, 64, Floats(4096, 1) + is_updatable, Floats(64, 2));
+  const PassRun run(ModelBytes{network.Model(4, 500, true)}, Palettize(Bits(4)));
+  EXPECT_TRUE(Left(run, "trained.weights", "trained on a device stays in fp32", kNet));
+  EXPECT_TRUE(NothingChanged(run));
+}
+
 NetworkBuilder LayersWithLimits() {
   WireMessage custom, norm = Sizes({{1, 4096}}),
                       conv = Sizes({{1, 8}, {2, 64}, {20, 2}, {21, 2}, {22, 2}});
