@@ -159,6 +159,11 @@ int32_t LayerVersion(std::string_view type) {
   return 1;
 }
 
+bool IsLayerType(std::string_view type) {
+  return std::any_of(kTypes.begin(), kTypes.end(),
+                     [&](const LayerType& row) { return row.name == type; });
+}
+
 const LayerFields& FieldsOf(uint32_t layer) {
   static constexpr LayerFields kNone;
   for (const LayerFields& fields : kFields)

@@ -21,6 +21,7 @@ namespace cmlc {
 // that is not known.
 std::string LayerTypeOf(uint32_t number);
 bool IsLayerType(uint32_t number);  // that is known
+bool IsLayerType(std::string_view type);
 
 // Where a layer's message has its sizes: numbers of fields, 0 where it has none.
 struct LayerFields {

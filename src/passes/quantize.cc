@@ -275,7 +275,7 @@ class Quantize final : public WeightPass {
     return nbits_ ? static_cast<int>(*nbits_) : FindDataType(TypeOf(dtype_))->bits;
   }
   bool has_offset() const { return mode_ == "linear" || dtype_[0] == 'u'; }
-  std::string FormText(const Shape& blocks, const std::string& note) const;
+  std::string FormText(std::string_view codes, const Shape& blocks, const std::string& note) const;
   template <typename T>
   Result<Outcome> ReplaceLinear(const Weight& weight, const PassContext& context) const;
   Result<Outcome> ReplaceAffine(const Weight& weight, const PassContext& context) const;
@@ -423,10 +423,10 @@ WeightPass::Need Quantize::Needs(const Weight& weight) const {
   return {kSpecIos16, "integer weights"};
 }
 
-std::string Quantize::FormText(const Shape& blocks, const std::string& note) const {
+std::string Quantize::FormText(std::string_view codes, const Shape& blocks,
+                               const std::string& note) const {
   const uint64_t count = *ElementCount(blocks);
-  return fmt::format("{} {}{}{}", nbits_ ? fmt::format("{}-bit", *nbits_) : dtype_,
-                     mode_ == "linear" ? "affine" : "symmetric",
+  return fmt::format("{} {}{}{}", codes, mode_ == "linear" ? "affine" : "symmetric",
                      count == 1 ? std::string(" per tensor") : fmt::format(", {} scales", count),
                      note);
 }
@@ -627,7 +627,7 @@ Result<Outcome> Quantize::ReplaceLinear(const Weight& weight, const PassContext&
   if (has_offset())
     encoding.offset = Operand{
         .dtype = code_type, .shape = blocks.counts, .content = stored->OffsetBytes(format.bits)};
-  std::string form = FormText(blocks.counts, blocks.note);
+  std::string form = FormText(dtype_, blocks.counts, blocks.note);
   if (kept) form = "sparse, " + form;
   return Outcome(MakeReplacement(std::move(encoding), context.specification_version,
                                  std::move(form), [qualities] { return qualities->Total(); }));
@@ -658,7 +658,8 @@ Result<Outcome> Quantize::ReplaceAffine(const Weight& weight, const PassContext&
                           .shape = blocks,
                           .content = stored->Bytes(&numeric::AffineParameters::bias)};
   return Outcome(MakeReplacement(
-      std::move(encoding), context.specification_version, FormText(blocks, ""),
+      std::move(encoding), context.specification_version,
+      FormText(fmt::format("{}-bit", format.bits), blocks, ""),
       [qualities] { return qualities->Total(); }, ModelFormat::kNetwork));
 }
 

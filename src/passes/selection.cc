@@ -31,7 +31,8 @@ void WeightPass::VisitOptions(OptionVisitor& visitor) {
                  "leave the weights of layers of these types alone, joined by commas; also "
                  "depthwiseConv, and bias for the biases of all layers"},
                 skip_layer_types_, {});
-  visitor.Words({"include_layers_with_names", "leave the weights of all other layers alone"},
+  visitor.Words({"include_layers_with_names",
+                 "work on the weights of layers with these names alone, joined by commas"},
                 include_layers_with_names_, {});
   visitor.Int({"minimum_conv_kernel_channels",
                "leave convolutions alone whose output channels read fewer input channels"},

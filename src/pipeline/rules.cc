@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "ir/layers.h"
+
 namespace cmlc {
 namespace {
 
@@ -85,6 +87,32 @@ void CollectNames(const Block& block, std::set<std::string>& types, std::set<std
     for (const NamedValueType& output : op.outputs) names.insert(output.name);
     for (const Block& inner : op.blocks) CollectNames(inner, types, names);
   }
+}
+
+// Options that choose layers by words, which must be those of a layer. Types may be any that there
+// are, so that one command serves several models.
+Status CheckLayerWords(Pass& pass, const std::set<std::string>& types,
+                       const std::set<std::string>& names) {
+  for (const OptionDescription& option : DescribeOptions(pass)) {
+    const bool by_type = option.name == "skip_layer_types";
+    if (option.value.empty() || (!by_type && option.name != "include_layers_with_names")) continue;
+    for (size_t begin = 0; begin <= option.value.size();) {
+      const size_t end = std::min(option.value.find(',', begin), option.value.size());
+      const std::string word = option.value.substr(begin, end - begin);
+      begin = end + 1;
+      const bool is_special = word == "depthwiseConv" || word == "bias";
+      if (by_type ? types.contains(word) || is_special || IsLayerType(word) : names.contains(word))
+        continue;
+      const std::set<std::string>& all = by_type ? types : names;
+      const std::string near = DidYouMean(word, {all.begin(), all.end()});
+      return Error{ErrorKind::kUsage,
+                   fmt::format("{}: no layer of this model has the {} '{}'{}", option.name,
+                               by_type ? "type" : "name", word,
+                               near.empty() ? "; `cmlc info` lists the weights and their readers"
+                                            : "; " + near)};
+    }
+  }
+  return Ok();
 }
 
 }  // namespace
@@ -254,6 +282,9 @@ Status RuleSet::CheckAllMatch(const Model& model) const {
     for (const auto& [function_name, function] : member.program->functions)
       for (const auto& [opset, block] : function.specializations) CollectNames(block, types, names);
   });
+  CMLC_RETURN_IF_ERROR(CheckLayerWords(*base_, types, names));
+  for (const Entry& entry : entries_)
+    if (entry.pass) CMLC_RETURN_IF_ERROR(CheckLayerWords(*entry.pass, types, names));
   for (const Entry& entry : entries_) {
     if (entry.rule.kind == Rule::Kind::kWhere) continue;
     const bool by_type = entry.rule.kind == Rule::Kind::kOpType;

@@ -15,6 +15,7 @@
 #include <mutex>
 #include <set>
 
+#include "format/wire.h"
 #include "ir/decode.h"
 #include "ir/encoding.h"
 #include "ir/graph_index.h"
@@ -267,17 +268,17 @@ Result<WeightRunner::Survey> WeightRunner::SurveyOf(const Part& part) {
 
 // A network's message holds its weights, and has no more than 2 GiB.
 Status WeightRunner::CheckSize(const Survey& survey) {
-  constexpr uint64_t kMost = (uint64_t{1} << 31) - 1;
   for (const Site& site : survey.sites) {
     if (site.pass->stores() != Storage::kFloat) continue;  // smaller than before
     message_bytes_ += site.found.weight.element_count * sizeof(float);
     message_bytes_ -= std::min(message_bytes_, survey.reports[site.report].bytes_before);
   }
-  if (survey.sites.empty() || message_bytes_ <= kMost) return Ok();
-  return Error{ErrorKind::kUsage,
-               fmt::format("{}: '{}' would have {} bytes, and a NeuralNetwork has at most {}; "
-                           "leave some layers as they are (--op-name PATTERN=null)",
-                           info_.name, package_.path().string(), message_bytes_, kMost)};
+  if (survey.sites.empty() || message_bytes_ <= format::kMostMessageBytes) return Ok();
+  return Error{
+      ErrorKind::kUsage,
+      fmt::format("{}: '{}' would have {} bytes, and a NeuralNetwork has at most {}; "
+                  "leave some layers as they are (--op-name PATTERN=null)",
+                  info_.name, package_.path().string(), message_bytes_, format::kMostMessageBytes)};
 }
 
 // A layer may not hold fp32 and fp16 side by side: where the pass would leave it so, it leaves all

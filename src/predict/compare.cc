@@ -59,37 +59,35 @@ Result<Weights> WeightsOf(Package& package) {
   const Model& root = package.model();
   const bool one_function = root.network || (root.program && root.program->functions.size() == 1);
   const auto visit = [&](auto&& self, Model& model, const std::string& label) -> void {
-    {
-      for (const ProgramBlock& block : BlocksOf(model, label.empty() ? "" : label + ":")) {
-        GraphIndex& index = out.indices.emplace_back(*block.block);
-        for (WeightSite& found : FindWeights(index, block.network)) {
-          if (!IsWeightFloat(found.weight.dtype) ||
-              (found.weight.element_count <= 1 && block.network == nullptr))
-            continue;
-          Site site;
-          site.key = block.label + "/" + found.weight.name;
-          site.name = one_function ? found.weight.name : site.key;
-          site.shape = found.weight.shape;
-          site.type = fmt::format("{} {}", NameOf(found.weight.dtype), ToString(site.shape));
-          site.elements = found.weight.element_count;
-          const StoredForm form = FormOf(*found.definition->op, index);
-          site.form = form.text;
-          site.bytes = form.immediate_bytes;
-          for (const TensorId id : form.tensors)
-            if (counted.insert(id).second) site.bytes += package.tensors().info(id).size_bytes;
-          Result<std::unique_ptr<TensorReader>> reader =
-              MakeReader(*found.definition->op, found.definition->output, index, package.tensors());
-          if (!reader.ok()) {
-            if (!error) error = reader.error();
-            return;
-          }
-          site.reader = std::move(*reader);
-          if (!found.weight.consumers.empty())
-            site.reader_key = block.label + "/" + ToString(found.weight.consumers[0]);
-          out.by_key.emplace(site.key, out.sites.size());
-          out.by_reader.emplace(site.reader_key, out.sites.size());
-          out.sites.push_back(std::move(site));
+    for (const ProgramBlock& block : BlocksOf(model, label.empty() ? "" : label + ":")) {
+      GraphIndex& index = out.indices.emplace_back(*block.block);
+      for (WeightSite& found : FindWeights(index, block.network)) {
+        if (!IsWeightFloat(found.weight.dtype) ||
+            (found.weight.element_count <= 1 && block.network == nullptr))
+          continue;
+        Site site;
+        site.key = block.label + "/" + found.weight.name;
+        site.name = one_function ? found.weight.name : site.key;
+        site.shape = found.weight.shape;
+        site.type = fmt::format("{} {}", NameOf(found.weight.dtype), ToString(site.shape));
+        site.elements = found.weight.element_count;
+        const StoredForm form = FormOf(*found.definition->op, index);
+        site.form = form.text;
+        site.bytes = form.immediate_bytes;
+        for (const TensorId id : form.tensors)
+          if (counted.insert(id).second) site.bytes += package.tensors().info(id).size_bytes;
+        Result<std::unique_ptr<TensorReader>> reader =
+            MakeReader(*found.definition->op, found.definition->output, index, package.tensors());
+        if (!reader.ok()) {
+          if (!error) error = reader.error();
+          return;
         }
+        site.reader = std::move(*reader);
+        if (!found.weight.consumers.empty())
+          site.reader_key = block.label + "/" + ToString(found.weight.consumers[0]);
+        out.by_key.emplace(site.key, out.sites.size());
+        out.by_reader.emplace(site.reader_key, out.sites.size());
+        out.sites.push_back(std::move(site));
       }
     }
     for (size_t i = 0; i < model.members.size(); ++i)

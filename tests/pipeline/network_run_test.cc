@@ -831,6 +831,22 @@ std::set<std::string> Done(const OptionValues& options, std::vector<Rule> rules 
   return done;
 }
 
+TEST(NetworkSelection, WordsThatNoLayerHasAreErrors) {
+  const auto run = [](OptionValues options) {
+    return PassRun(ModelBytes{Variety().Model()}, Palettize(Bits(2, std::move(options))));
+  };
+  const PassRun type = run({{"skip_layer_types", "bias,convolutoin"}});
+  EXPECT_TRUE(Fails(type.result(), ErrorKind::kUsage,
+                    {"skip_layer_types", "'convolutoin'", "did you mean 'convolution'?"}));
+  EXPECT_TRUE(type.wrote_nothing());
+  const PassRun name = run({{"include_layers_with_names", "wide,tin"}});
+  EXPECT_TRUE(Fails(name.result(), ErrorKind::kUsage,
+                    {"include_layers_with_names", "'tin'", "did you mean 'thin'"}));
+  EXPECT_TRUE(name.wrote_nothing());
+  // A type that other models have is none.
+  EXPECT_TRUE(run({{"skip_layer_types", "embedding"}}).ok());
+}
+
 TEST(NetworkSelection, SelectorsLeaveLayersOut) {
   using Names = std::set<std::string>;
   const std::string depthwise = "depthwise.weights", wide = "wide.weights", thin = "thin.weights",
