@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -16,38 +15,9 @@
 #include "numeric/kmeans1d.h"
 #include "numeric/lut_fit.h"
 #include "numeric/points.h"
+#include "numeric/value_source.h"
 
 namespace cmlc::numeric {
-
-// The values of a group, in pieces that can be looked at one at a time. T is uint16_t (bit patterns
-// of fp16) or float.
-template <typename T>
-class ValueSource {
- public:
-  virtual ~ValueSource() = default;
-  virtual uint64_t count() const = 0;
-  virtual size_t pieces() const = 0;
-  // Calls visit(first, values) once, `first` being the index of the piece's first value. Several
-  // threads may visit different pieces.
-  using Visitor = std::function<void(uint64_t first, std::span<const T> values)>;
-  virtual Status Visit(size_t piece, const Visitor& visit) const = 0;
-};
-
-// A source that is one span in memory.
-template <typename T>
-class SpanSource final : public ValueSource<T> {
- public:
-  explicit SpanSource(std::span<const T> values) : values_(values) {}
-  uint64_t count() const override { return values_.size(); }
-  size_t pieces() const override { return 1; }
-  Status Visit(size_t, const typename ValueSource<T>::Visitor& visit) const override {
-    visit(0, values_);
-    return Ok();
-  }
-
- private:
-  std::span<const T> values_;
-};
 
 enum class FitMode {
   kKMeans,   // least squared error

@@ -31,6 +31,9 @@ namespace {
 constexpr size_t kSmall = 3000;      // sorted, whatever the type
 constexpr size_t kLarge = 100'000;   // counted
 constexpr double kTolerance = 1e-7;  // of the squared error, against the optimum
+// The same where fine counts are used. Values that repeat, as they do here, are the hard case: one
+// more or less in a cluster is seen.
+constexpr double kFineTolerance = 3e-7;
 const std::vector<size_t> kEntryCounts = {2, 4, 8, 16, 64, 256};
 
 // Seeded numbers that are the same with every standard library.
@@ -200,13 +203,13 @@ INSTANTIATE_TEST_SUITE_P(, FitKMeans, testing::ValuesIn(Distributions()),
                          [](const auto& test) { return test.param.name; });
 
 void ExpectNearOptimum(const std::vector<float>& values, size_t repeats, const Points& points,
-                       size_t k) {
+                       size_t k, double tolerance = kTolerance) {
   const double optimum = SquaredErrorOf(points, ExactEntries(points, k, EntryType::kFloat));
   const FitResult result = Fit<float>(PieceSource<float>(values, 3, repeats), KMeans(k), 2);
   EXPECT_TRUE(std::is_sorted(result.entries.begin(), result.entries.end()));
   EXPECT_LE(result.entries.size(), k);
   const double error = SquaredErrorOf(points, result.entries);
-  EXPECT_LE(error, optimum * (1 + kTolerance))
+  EXPECT_LE(error, optimum * (1 + tolerance))
       << "k = " << k << ", worse by a factor of 1 + " << error / optimum - 1;
 }
 
@@ -219,7 +222,7 @@ TEST_P(FitKMeans, IsOptimalForManyFloats) {
 TEST_P(FitKMeans, IsOptimalForMillionsOfFloats) {
   const std::vector<float> values = Generate(kLarge, 2, GetParam().draw);
   const Points points = Sorted(values);
-  for (const size_t k : {2, 16, 256}) ExpectNearOptimum(values, 45, points, k);
+  for (const size_t k : {2, 16, 256}) ExpectNearOptimum(values, 45, points, k, kFineTolerance);
 }
 
 template <typename T>
