@@ -142,6 +142,14 @@ Status File::Resize(uint64_t size) {
   return Ok();
 }
 
+void File::StartSync([[maybe_unused]] uint64_t offset, [[maybe_unused]] uint64_t size) {
+#ifdef SYNC_FILE_RANGE_WRITE
+  // Whatever goes wrong, Sync tells of.
+  (void)sync_file_range(descriptor_, static_cast<off_t>(offset), static_cast<off_t>(size),
+                        SYNC_FILE_RANGE_WRITE);
+#endif
+}
+
 Status File::Sync() {
   if (fsync(descriptor_) != 0)
     return BadOutput(path_, fmt::format("cannot sync: {}", LastSystemError()));

@@ -122,8 +122,12 @@ std::string ToHex(const Hash128& hash) {
   return fmt::format("{:016x}{:016x}", hash.high, hash.low);
 }
 
-Result<BlobWriter> BlobWriter::Create(const std::filesystem::path& path) {
+// The disk is given work whenever so much has been written.
+constexpr uint64_t kSyncBytes = 16 << 20;
+
+Result<BlobWriter> BlobWriter::Create(const std::filesystem::path& path, bool kept) {
   BlobWriter writer;
+  writer.kept_ = kept;
   CMLC_ASSIGN_OR_RETURN(writer.file_, File::Create(path));
   return writer;
 }
@@ -192,7 +196,9 @@ Result<BlobWriter::Written> BlobWriter::Append(const TensorSource& source, Threa
     CMLC_RETURN_IF_ERROR(file_.Resize(end_));
     return Written{offset, false};
   }
-  return Written{Add(blob), true};
+  Add(blob);
+  StartSync();
+  return Written{blob.offset, true};
 }
 
 Result<std::vector<BlobWriter::Written>> BlobWriter::Append(std::span<const Ready> blobs,
@@ -241,7 +247,14 @@ Result<std::vector<BlobWriter::Written>> BlobWriter::Append(std::span<const Read
     if (status.ok()) status = step;
   });
   CMLC_RETURN_IF_ERROR(status);
+  StartSync();
   return written;
+}
+
+void BlobWriter::StartSync() {
+  if (!kept_ || end_ - started_ < kSyncBytes) return;
+  file_.StartSync(started_, end_ - started_);
+  started_ = end_;
 }
 
 Result<bool> BlobWriter::SameBytesAs(uint64_t offset, std::span<const std::byte> bytes) const {

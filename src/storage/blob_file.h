@@ -79,7 +79,9 @@ class BlobHasher {
 // once.
 class BlobWriter {
  public:
-  static Result<BlobWriter> Create(const std::filesystem::path& path);
+  // `kept`: the file is to be finished, and the disk gets to work on it while it is written.
+  // Otherwise it is for this run alone.
+  static Result<BlobWriter> Create(const std::filesystem::path& path, bool kept = true);
 
   struct Written {
     uint64_t offset;  // of the record
@@ -121,9 +123,12 @@ class BlobWriter {
   // The blobs that may equal the given one, in the order in which they were added.
   std::vector<size_t> Candidates(const Blob& blob) const;
   uint64_t Add(const Blob& blob);
+  void StartSync();
 
   File file_;
   uint64_t end_ = kBlobAlignment;  // behind the last payload
+  bool kept_ = true;
+  uint64_t started_ = 0;  // the disk was given what is in front of this
   std::vector<Blob> blobs_;
   std::unordered_multimap<uint64_t, size_t> by_hash_;
 };

@@ -163,7 +163,7 @@ struct TensorStore::Impl {
     if (entry.writer) return Ok();
     CMLC_CHECK(path_of != nullptr);
     CMLC_ASSIGN_OR_RETURN(const std::filesystem::path path, path_of(id));
-    CMLC_ASSIGN_OR_RETURN(entry.writer, BlobWriter::Create(path));
+    CMLC_ASSIGN_OR_RETURN(entry.writer, BlobWriter::Create(path, !entry.message));
     return Ok();
   }
 };
