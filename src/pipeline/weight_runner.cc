@@ -27,7 +27,8 @@ namespace {
 // Constants of fewer elements than this stay in the model message, as coremltools has it.
 constexpr uint64_t kLeastBlobElements = 10;
 constexpr int32_t kSpecIos18 = 9;
-// How many bytes of weights may be worked on, or wait to be written, at a time.
+// How many bytes of weights that are worked on, and of results that wait to be written, there may be
+// at a time.
 constexpr uint64_t kMostAtATime = 96 << 20;
 // Plain weights of up to this many elements may be worked on by one thread if there are others for
 // the rest: some steps, like k-means itself, are one thread's work, and a few pieces of a weight
@@ -419,6 +420,18 @@ uint64_t InputBytes(const Job& job) {
   return weight.element_count * static_cast<uint64_t>(BitsOf(weight.dtype)) / 8;
 }
 
+// Of what was made of a job and is in memory.
+uint64_t ResultBytes(const Job& job) {
+  const auto* replacement = std::get_if<Replacement>(&job.outcome);
+  if (replacement == nullptr) return 0;
+  uint64_t bytes = 0;
+  for (const NewTensor& tensor : replacement->tensors) {
+    if (const auto* ready = std::get_if<ReadyTensor>(&tensor.content)) bytes += ready->size_bytes;
+    if (const auto* text = std::get_if<std::string>(&tensor.content)) bytes += text->size();
+  }
+  return bytes;
+}
+
 bool IsLarge(const Job& job) {
   return job.sites.front()->found.weight.element_count > kLargeWeight;
 }
@@ -678,7 +691,7 @@ Status WeightRunner::DoInOrder(std::span<Job> jobs, Survey& survey, int32_t vers
   std::vector<bool> is_computed(jobs.size(), false);
   size_t next = 0;  // to be completed
   bool completing = false;
-  uint64_t bytes = 0;  // of jobs that are not completed yet
+  uint64_t bytes = 0;  // of jobs that are begun and not completed yet
   Status status;
   Progress progress = progress_;
 
@@ -688,9 +701,10 @@ Status WeightRunner::DoInOrder(std::span<Job> jobs, Survey& survey, int32_t vers
     while (status.ok() && next < jobs.size() && is_computed[next]) {
       Job& job = jobs[next];
       lock.unlock();
+      const uint64_t held = ResultBytes(job);
       Status step = Complete(job, survey, version);
       lock.lock();
-      bytes -= InputBytes(job);
+      bytes -= held;
       progress = progress_;
       status = std::move(step);
       ++next;
@@ -713,6 +727,9 @@ Status WeightRunner::DoInOrder(std::span<Job> jobs, Survey& survey, int32_t vers
     {
       std::unique_lock lock(mutex);
       is_computed[i] = true;
+      bytes += ResultBytes(jobs[i]);
+      bytes -= InputBytes(jobs[i]);
+      moved.notify_all();
       complete_some(lock);
       now = progress;
     }
