@@ -92,9 +92,10 @@ struct ReadyTensor {
   std::span<const std::byte> bytes() const { return {content.get(), size_bytes}; }
 };
 
-// Makes all chunks of a source, one after the other. It has to fit in memory.
-Result<ReadyTensor> MakeReady(const TensorSource& source);
-ReadyTensor MakeReady(DataType dtype, uint64_t element_count, std::span<const std::byte> bytes);
+// Makes all chunks of a source. It has to fit in memory.
+Result<ReadyTensor> MakeReady(const TensorSource& source, ThreadPool& pool);
+ReadyTensor MakeReady(DataType dtype, uint64_t element_count, std::span<const std::byte> bytes,
+                      ThreadPool& pool);
 
 class TensorStore {
  public:

@@ -1,10 +1,14 @@
 #include "base/thread_pool.h"
 
+#include <algorithm>
+
 namespace cmlc {
 namespace {
 
-// Which worker of a running loop this thread is; -1 outside of loops.
+// Which worker of a running loop this thread is, -1 outside of loops; and whether others may help
+// with loops that it starts.
 thread_local int current_worker = -1;
+thread_local bool current_shared = false;
 
 }  // namespace
 
@@ -22,42 +26,84 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-bool ThreadPool::alone() const { return current_worker >= 0 || workers_.empty(); }
+int ThreadPool::worker() { return std::max(current_worker, 0); }
 
-void ThreadPool::For(size_t count, const std::function<void(size_t, int)>& body) {
+void ThreadPool::For(size_t count, const Body& body) { Start(count, body, false); }
+
+void ThreadPool::ForUneven(size_t count, const Body& body) { Start(count, body, true); }
+
+void ThreadPool::Start(size_t count, const Body& body, bool uneven) {
   if (count == 0) return;
-  if (alone() || count == 1) {
-    const int worker = current_worker >= 0 ? current_worker : 0;
+  const bool inner = current_worker >= 0;
+  if (workers_.empty() || count == 1 || (inner && !current_shared)) {
+    const int worker = ThreadPool::worker();
     for (size_t i = 0; i < count; ++i) body(i, worker);
+    return;
+  }
+  Loop loop{body, count};
+  if (inner) {
+    RunInner(loop);
     return;
   }
   {
     const std::lock_guard lock(mutex_);
-    body_ = &body;
-    count_ = count;
-    next_ = 0;
+    outer_ = &loop;
+    uneven_ = uneven;
     busy_ = static_cast<int>(workers_.size());
+    inside_ = threads();
     ++generation_;
   }
   wake_.notify_all();
-  Drain(0);
+  TakePart(0);
   std::unique_lock lock(mutex_);
   done_.wait(lock, [this] { return busy_ == 0; });
-  body_ = nullptr;
+  outer_ = nullptr;
 }
 
-void ThreadPool::Drain(int worker) {
-  current_worker = worker;
-  while (true) {
-    size_t index = 0;
-    {
-      const std::lock_guard lock(mutex_);
-      if (next_ >= count_) break;
-      index = next_++;
-    }
-    (*body_)(index, worker);
+void ThreadPool::Drain(Loop& loop) {
+  for (size_t i = 0; (i = loop.next.fetch_add(1)) < loop.count;) loop.body(i, current_worker);
+}
+
+void ThreadPool::RunInner(Loop& loop) {
+  {
+    const std::lock_guard lock(mutex_);
+    inner_.push_back(&loop);
   }
+  help_.notify_all();
+  Drain(loop);
+  std::unique_lock lock(mutex_);
+  inner_.erase(std::find(inner_.begin(), inner_.end(), &loop));
+  done_.wait(lock, [&loop] { return loop.helpers == 0; });
+}
+
+// This thread's share of the outer loop.
+void ThreadPool::TakePart(int worker) {
+  current_worker = worker;
+  current_shared = uneven_;
+  Drain(*outer_);
+  if (uneven_) Help();
   current_worker = -1;
+  current_shared = false;
+}
+
+// Takes part in inner loops until there can be no more of them.
+void ThreadPool::Help() {
+  std::unique_lock lock(mutex_);
+  if (--inside_ == 0) help_.notify_all();
+  while (inside_ > 0) {
+    const auto found = std::find_if(inner_.begin(), inner_.end(),
+                                    [](const Loop* loop) { return loop->next < loop->count; });
+    if (found == inner_.end()) {
+      help_.wait(lock);
+      continue;
+    }
+    Loop& loop = **found;
+    ++loop.helpers;
+    lock.unlock();
+    Drain(loop);
+    lock.lock();
+    if (--loop.helpers == 0) done_.notify_all();
+  }
 }
 
 void ThreadPool::Work(int worker) {
@@ -69,12 +115,12 @@ void ThreadPool::Work(int worker) {
       if (stop_) return;
       seen = generation_;
     }
-    Drain(worker);
+    TakePart(worker);
     {
       const std::lock_guard lock(mutex_);
       --busy_;
     }
-    done_.notify_one();
+    done_.notify_all();
   }
 }
 

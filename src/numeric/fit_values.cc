@@ -88,12 +88,12 @@ using Workspace = FitWorkspace::Impl;
 // Counts all values into `total`, which is empty; integer counts add up to the same in any order.
 template <typename T, typename Counts>
 Status CountAll(const ValueSource<T>& source, ThreadPool& pool, Counts& total) {
-  const bool alone = pool.alone();
-  // Of all workers but the first.
+  const int mine = ThreadPool::worker();
+  // Of all others.
   std::vector<std::unique_ptr<Counts>> parts(static_cast<size_t>(pool.threads()));
   CMLC_RETURN_IF_ERROR(
       VisitAll<T>(source, pool, [&](int worker, uint64_t, std::span<const T> values) {
-        if (alone || worker == 0) {
+        if (worker == mine) {
           total.Add(values);
           return;
         }

@@ -27,8 +27,8 @@ namespace {
 // Constants of fewer elements than this stay in the model message, as coremltools has it.
 constexpr uint64_t kLeastBlobElements = 10;
 constexpr int32_t kSpecIos18 = 9;
-// How many bytes of weights that are worked on, and of results that wait to be written, there may be
-// at a time.
+// How many bytes of weights that are worked on, and of results that wait to be written, there may
+// be at a time.
 constexpr uint64_t kMostAtATime = 96 << 20;
 // Plain weights of up to this many elements may be worked on by one thread if there are others for
 // the rest: some steps, like k-means itself, are one thread's work, and a few pieces of a weight
@@ -478,11 +478,11 @@ void WeightRunner::Compute(Job& job, bool in_memory, int32_t version) {
     for (NewTensor& tensor : replacement->tensors) {
       const uint64_t count = *ElementCount(tensor.shape);
       if (const auto* source = std::get_if<TensorSource>(&tensor.content)) {
-        CMLC_ASSIGN_OR_RETURN(ReadyTensor ready, MakeReady(*source));
+        CMLC_ASSIGN_OR_RETURN(ReadyTensor ready, MakeReady(*source, pool_));
         tensor.content = std::move(ready);
       } else if (const auto* bytes = std::get_if<std::string>(&tensor.content);
                  bytes != nullptr && GoesToFile(tensor, version, weight.format)) {
-        tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)));
+        tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)), pool_);
       }
     }
     return Ok();
@@ -536,7 +536,7 @@ Result<std::vector<Value>> WeightRunner::Store(Job& job, int32_t version) {
         values[t] = MakeBlobValue(tensor.dtype, tensor.shape, id);
         continue;
       }
-      CMLC_ASSIGN_OR_RETURN(ReadyTensor made, MakeReady(*source));
+      CMLC_ASSIGN_OR_RETURN(ReadyTensor made, MakeReady(*source, pool_));
       tensor.content = std::move(made);
     }
     if (!to_file) {
@@ -544,7 +544,7 @@ Result<std::vector<Value>> WeightRunner::Store(Job& job, int32_t version) {
       continue;
     }
     if (const auto* bytes = std::get_if<std::string>(&tensor.content))
-      tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)));
+      tensor.content = MakeReady(tensor.dtype, count, std::as_bytes(std::span(*bytes)), pool_);
     ready.push_back(&std::get<ReadyTensor>(tensor.content));
     places.push_back(t);
   }
@@ -712,7 +712,7 @@ Status WeightRunner::DoInOrder(std::span<Job> jobs, Survey& survey, int32_t vers
     }
     completing = false;
   };
-  pool_.For(jobs.size(), [&](size_t i, int worker) {
+  pool_.ForUneven(jobs.size(), [&](size_t i, int worker) {
     {
       std::unique_lock lock(mutex);
       // The next one to be completed never waits.

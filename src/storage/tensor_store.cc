@@ -52,7 +52,7 @@ TensorView TensorView::Copy(std::span<const std::byte> bytes) {
 
 void ReadyTensor::GiveBack::operator()(std::byte* content) const { GiveBackRecycled(content); }
 
-Result<ReadyTensor> MakeReady(const TensorSource& source) {
+Result<ReadyTensor> MakeReady(const TensorSource& source, ThreadPool& pool) {
   ReadyTensor tensor{
       .dtype = source.dtype,
       .element_count = source.element_count,
@@ -61,26 +61,33 @@ Result<ReadyTensor> MakeReady(const TensorSource& source) {
       .hash = {}};
   tensor.content.reset(TakeRecycled(tensor.size_bytes));
   const std::span<std::byte> out(tensor.content.get(), tensor.size_bytes);
-  BlobHasher hasher;
-  for (size_t begin = 0; begin < out.size(); begin += TensorSource::kChunkBytes) {
-    const std::span<std::byte> chunk =
-        out.subspan(begin, std::min<size_t>(TensorSource::kChunkBytes, out.size() - begin));
-    CMLC_RETURN_IF_ERROR(source.fill(begin, chunk));
-    hasher.AddChunk(chunk);
-  }
-  const Hash128 hash = hasher.Finish();
+  std::vector<std::span<std::byte>> chunks;
+  for (size_t begin = 0; begin < out.size(); begin += TensorSource::kChunkBytes)
+    chunks.push_back(
+        out.subspan(begin, std::min<size_t>(TensorSource::kChunkBytes, out.size() - begin)));
+  std::vector<Hash128> hashes(chunks.size());
+  std::vector<Status> states(chunks.size());
+  pool.For(chunks.size(), [&](size_t i, int) {
+    states[i] = source.fill(i * TensorSource::kChunkBytes, chunks[i]);
+    if (states[i].ok()) hashes[i] = HashBytes(chunks[i]);
+  });
+  for (Status& status : states) CMLC_RETURN_IF_ERROR(std::move(status));
+  const Hash128 hash = HashBytes(std::as_bytes(std::span(hashes)));
   tensor.hash = {hash.low, hash.high};
   return tensor;
 }
 
-ReadyTensor MakeReady(DataType dtype, uint64_t element_count, std::span<const std::byte> bytes) {
+ReadyTensor MakeReady(DataType dtype, uint64_t element_count, std::span<const std::byte> bytes,
+                      ThreadPool& pool) {
   Result<ReadyTensor> ready =
       MakeReady({.dtype = dtype,
                  .element_count = element_count,
-                 .fill = [bytes](uint64_t begin, std::span<std::byte> out) {
-                   std::memcpy(out.data(), bytes.data() + begin, out.size());
-                   return Ok();
-                 }});
+                 .fill =
+                     [bytes](uint64_t begin, std::span<std::byte> out) {
+                       std::memcpy(out.data(), bytes.data() + begin, out.size());
+                       return Ok();
+                     }},
+                pool);
   return std::move(*ready);
 }
 
