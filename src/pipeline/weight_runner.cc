@@ -1,8 +1,9 @@
 // Weights go through in program order: small ones each by one thread, large ones alone and by all
 // threads, and those in between one way or the other, so that threads do not wait for each other.
 // What is made of a small one is written as soon as all before it are, by whichever thread is
-// there, while the others go on; only so many bytes may wait for that. So neither the memory that a
-// run takes nor a byte of its result depends on the size of the model or the number of threads.
+// there, while the others go on; only so many bytes may wait for that. Threads that find no more
+// weights help with those that are left. So neither the memory that a run takes nor a byte of its
+// result depends on the size of the model or the number of threads.
 #include "pipeline/weight_runner.h"
 
 #include <fmt/format.h>

@@ -884,7 +884,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cmlc", default="build/release/cmlc", help="the program to measure")
     parser.add_argument("--sizes", choices=("small", "full"), default="small")
-    parser.add_argument("--cases", default="", help="only cases whose names hold one of these, a,b")
+    parser.add_argument("--cases", default="",
+                        help="only these cases, a,b: names, or what is in the names of several")
     parser.add_argument("--runs", type=int, default=5, help="rounds per case")
     parser.add_argument("--peer-runs", type=int, default=1, help="rounds with coremltools")
     parser.add_argument("--peer-limit", type=int, default=200, metavar="MB")
@@ -897,7 +898,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def chosen(args: argparse.Namespace) -> list[Case]:
     cases = SMALL if args.sizes == "small" else FULL
     parts = [p for p in args.cases.split(",") if p]
-    return [c for c in cases if not parts or any(p in c.name for p in parts)]
+    names = {c.name for c in cases}
+    return [c for c in cases
+            if not parts or any(p == c.name or (p not in names and p in c.name) for p in parts)]  # fmt: skip
 
 
 def run_all(args: argparse.Namespace, folder: Path) -> tuple[list[Result], int]:
