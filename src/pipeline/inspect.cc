@@ -3,10 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <deque>
-#include <limits>
+#include <memory>
 #include <mutex>
 #include <set>
 
@@ -15,58 +13,50 @@
 #include "ir/graph_index.h"
 #include "ir/opset.h"
 #include "ir/weights.h"
-#include "numeric/half.h"
+#include "numeric/convert.h"
+#include "numeric/value_summary.h"
 
 namespace cmlc {
 namespace {
 
-constexpr uint64_t kStepValues = 256 * 1024;
+// Values of one step. Those of fp16 stay in the second-level cache.
+constexpr uint64_t kHalfStep = 64 * 1024;
+constexpr uint64_t kFloatStep = 1024 * 1024;
 
-// Counts distinct fp32 values: a bit for each of the 2^32 patterns, in pages that are made when the
-// first of their 65,536 patterns turns up.
-class DistinctCounter {
- public:
-  DistinctCounter() : pages_(65536) {}
-
-  void Add(float value) {
-    const uint32_t bits = std::bit_cast<uint32_t>(value == 0.0f ? 0.0f : value);
-    auto& page = pages_[bits >> 16];
-    if (page.empty()) page.resize(65536 / 64);
-    page[(bits & 0xffff) / 64] |= uint64_t{1} << (bits % 64);
-  }
-
-  uint64_t count() const {
-    uint64_t total = 0;
-    for (const auto& page : pages_)
-      for (const uint64_t word : page) total += static_cast<uint64_t>(std::popcount(word));
-    return total;
-  }
-
- private:
-  std::vector<std::vector<uint64_t>> pages_;
+// What a thread counts with, from one weight to the next.
+struct Counters {
+  numeric::HalfCounts halves;
+  numeric::FloatSummary floats;
+  std::vector<float> values;
+  std::vector<uint16_t> patterns;
 };
 
-Status LookAt(const TensorReader& reader, WeightInfo& info) {
-  DistinctCounter distinct;
-  std::vector<float> values;
-  info.least = std::numeric_limits<double>::infinity();
-  info.greatest = -info.least;
-  for (uint64_t begin = 0; begin < reader.element_count(); begin += kStepValues) {
-    values.resize(static_cast<size_t>(std::min(kStepValues, reader.element_count() - begin)));
+Status LookAt(const TensorReader& reader, Counters& counters, WeightInfo& info) {
+  const bool is_half = reader.dtype() == DataType::kFloat16;
+  counters.halves.Clear();
+  counters.floats.Clear();
+  std::vector<float>& values = counters.values;
+  const uint64_t step = is_half ? kHalfStep : kFloatStep;
+  for (uint64_t begin = 0; begin < reader.element_count(); begin += step) {
+    values.resize(static_cast<size_t>(std::min(step, reader.element_count() - begin)));
     CMLC_RETURN_IF_ERROR(reader.Read(begin, values));
-    for (const float value : values) {
-      distinct.Add(value);
-      if (!std::isfinite(value)) {
-        ++info.not_finite;
-        continue;
-      }
-      info.zeros += value == 0.0f ? 1 : 0;
-      info.least = std::min(info.least, static_cast<double>(value));
-      info.greatest = std::max(info.greatest, static_cast<double>(value));
+    if (is_half) {
+      counters.patterns.resize(values.size());
+      numeric::FloatsToHalves(values.data(), values.size(), counters.patterns.data());
+      counters.halves.Add(counters.patterns);
+    } else {
+      counters.floats.Add(values);
     }
   }
-  info.distinct = distinct.count();
-  if (info.least > info.greatest) info.least = info.greatest = 0;
+  const numeric::ValueSummary summary =
+      is_half ? numeric::SummaryOf(counters.halves) : counters.floats.Summary();
+  info.zeros = summary.zeros;
+  info.distinct = summary.distinct;
+  info.not_finite = summary.not_finite;
+  if (summary.least <= summary.greatest) {
+    info.least = summary.least;
+    info.greatest = summary.greatest;
+  }
   return Ok();
 }
 
@@ -162,8 +152,11 @@ Result<PackageInfo> Inspect(Package& package, int threads, bool values) {
 
   ThreadPool pool(threads);
   std::mutex mutex;
-  pool.For(seen.size(), [&](size_t i, int) {
-    Status status = LookAt(*seen[i].reader, info.weights[seen[i].weight]);
+  std::vector<std::unique_ptr<Counters>> counters(static_cast<size_t>(pool.threads()));
+  pool.For(seen.size(), [&](size_t i, int worker) {
+    auto& mine = counters[static_cast<size_t>(worker)];
+    if (!mine) mine = std::make_unique<Counters>();
+    Status status = LookAt(*seen[i].reader, *mine, info.weights[seen[i].weight]);
     if (status.ok()) return;
     const std::lock_guard lock(mutex);
     if (!error) error = status.error();
