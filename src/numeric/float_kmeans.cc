@@ -65,6 +65,8 @@ constexpr double kWideSlot = 4;
 constexpr double kMostUnknown = 1e-6;
 constexpr int kMostTurns = 8;
 constexpr size_t kLeastCellsPerEntry = 8;
+// Subnormal numbers are as good as zero beside values of this exponent (2^-63).
+constexpr int kLeastExponent = 64;
 // The greatest exponents have cells of 2^kMostRowBits to a row; from kFullRows rows down each has
 // half as many as the one above.
 constexpr int kMostRowBits = 8;
@@ -308,7 +310,7 @@ class FineCells {
   // All that there are, in cells of many slots.
   void Make(std::vector<Cell>& cells) {
     cells.clear();
-    const int least = counts_.least_exponent();
+    const int least = std::max(counts_.least_exponent(), 1);
     const int greatest = counts_.greatest_exponent();
     const auto add_row = [&](uint32_t row, int exponent) {
       const int bits =
@@ -317,8 +319,11 @@ class FineCells {
     };
     constexpr uint32_t kZeroRow = 1u << (31 - FineCounts::kRowShift);
     for (int e = greatest; e >= least; --e) add_row(kZeroRow - 1 - static_cast<uint32_t>(e), e);
-    if (counts_.zeros() > 0)
-      cells.push_back(MakeCell(FloatKey(0.0f), 0, static_cast<double>(counts_.zeros()), 0));
+    // Subnormal numbers count as zeros.
+    const uint64_t zeros = counts_.least_exponent() > 0
+                               ? counts_.zeros()
+                               : RowCount(kZeroRow - 1) + RowCount(kZeroRow);
+    if (zeros > 0) cells.push_back(MakeCell(FloatKey(0.0f), 0, static_cast<double>(zeros), 0));
     for (int e = least; e <= greatest; ++e) add_row(kZeroRow + static_cast<uint32_t>(e), e);
   }
 
@@ -349,6 +354,9 @@ class FineCells {
 
  private:
   static constexpr double kHalfSlot = ((1u << FineCounts::kSlotShift) - 1) / 2.0;
+  uint64_t RowCount(uint32_t row) const {
+    return counts_.Sum(row << FineCounts::kRowShift, FineCounts::kRowShift).count;
+  }
   // Where in its slot a value is taken to be. Nearest to zero is last among negative keys.
   double InSlot(uint32_t key) const {
     if (!counts_.exact()) return kHalfSlot;
@@ -401,8 +409,7 @@ Result<std::vector<double>> FloatKMeans::Refine(const ValueSource<float>& source
 
 std::optional<std::vector<double>> FloatKMeans::Solve(const FineCounts& counts, size_t entries,
                                                       KMeans1d& kmeans) {
-  // Zeros and subnormal numbers share a slot.
-  if (!counts.finite() || !counts.any() || counts.least_exponent() == 0) return std::nullopt;
+  if (!counts.finite() || counts.greatest_exponent() < kLeastExponent) return std::nullopt;
   Impl& my = *impl_;
   FineCells fine(counts);
   fine.Make(my.cells);

@@ -74,6 +74,10 @@ INSTANTIATE_TEST_SUITE_P(
         Distribution{"Uniform", [](auto& r) { return Uniform(r) - 0.5; }},
         Distribution{"OneSided", [](auto& r) { return std::fabs(Normal(r)); }},
         Distribution{"MostlyZero", [](auto& r) { return r() % 10 != 0 ? -0.0 : Normal(r); }},
+        Distribution{"WithSubnormals",
+                     [](auto& r) {
+                       return r() % 10 == 0 ? std::floor(5000 * Normal(r)) * 0x1p-149 : Normal(r);
+                     }},
         Distribution{"Clipped", [](auto& r) { return std::clamp(Normal(r), -1.3, 1.7); }},
         Distribution{"Lopsided", [](auto& r) { return std::exp(Normal(r)) - 0.5; }},
         Distribution{"Halves",
@@ -144,7 +148,7 @@ TEST(FineKMeans, SaysWhereCountsAreTooCoarse) {
   EXPECT_FALSE(solves([](auto& r) { return static_cast<double>(r() % 16) * 0.1; }, 16));
   EXPECT_FALSE(solves([](auto& r) { return static_cast<double>(r() % 17) * 0.1; }, 16));
   EXPECT_FALSE(solves([](auto&) { return -0.3; }, 2));
-  // Nothing but zeros, numbers that share the slot of zero, and what is not finite.
+  // Nothing but zeros and subnormal numbers, and what is not finite.
   EXPECT_FALSE(solves([](auto&) { return 0.0; }, 2));
   EXPECT_FALSE(solves([](auto& r) { return std::floor(5000 * Normal(r)) * 0x1p-149; }, 16));
   for (const float value : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
