@@ -2,7 +2,8 @@
 // compares (six, in two steps, where there are exactly 15), each for a whole vector of values, beat
 // a table look-up per value by a factor of two to four. With more entries a table wins where many
 // values share it: all 65,536 patterns of fp16, or the 19-bit bins of fp32 followed by a compare or
-// two. For few values bisection does.
+// two. For few values bisection does. Where vectors have 64 bytes, shuffles find the thresholds to
+// compare with, and four compares are enough.
 #include "numeric/lut.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -11,6 +12,7 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -40,6 +42,123 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr size_t kPrefetchBytes = 4096;
 
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+// Vectors of 64 bytes hold all thresholds, and how many of them a value passes is found by halving:
+// each step holds it against the middle one of those left, fetched by a shuffle.
+
+HWY_INLINE hn::Vec512<int16_t> Fetch(hn::Vec512<int16_t> table, hn::Vec512<int16_t> place) {
+  return hn::Vec512<int16_t>{_mm512_permutexvar_epi16(place.raw, table.raw)};
+}
+HWY_INLINE hn::Vec512<float> Fetch(hn::Vec512<float> table, hn::Vec512<int32_t> place) {
+  return hn::Vec512<float>{_mm512_permutexvar_ps(place.raw, table.raw)};
+}
+HWY_INLINE void StoreBytes(hn::Vec512<int16_t> codes, uint8_t* to) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi16_epi8(codes.raw));
+}
+HWY_INLINE void StoreBytes(hn::Vec512<int32_t> codes, uint8_t* to) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(codes.raw));
+}
+
+// For up to 2^kSteps - 1 thresholds.
+template <int kSteps, typename T>
+class Halving {
+ public:
+  using D = hn::Full512<T>;
+  using Places = hn::RebindToSigned<D>;
+  static constexpr size_t kLanes = hn::MaxLanes(D());
+  static_assert((1u << kSteps) <= kLanes);
+
+  Halving(const T* thresholds, size_t count) {
+    HWY_ALIGN T table[kLanes];
+    for (int s = 0; s < kSteps; ++s) {
+      for (size_t i = 0; i < kLanes; ++i) {
+        // What step s compares with where i thresholds are known to be passed.
+        const size_t passed = i % (size_t{1} << kSteps) >> (s + 1) << (s + 1);
+        const size_t middle = passed + (size_t{1} << s) - 1;
+        table[i] = middle < count ? thresholds[middle] : kNeverPassed;
+      }
+      tables_[s] = hn::Load(D(), table);
+    }
+  }
+
+  HWY_INLINE hn::Vec<Places> Passed(hn::Vec<D> value) const {
+    const Places d;
+    constexpr int kFirst = kSteps - 1;
+    auto passed = hn::IfThenElseZero(hn::RebindMask(d, hn::Gt(value, tables_[kFirst])),
+                                     hn::Set(d, 1 << kFirst));
+    for (int s = kFirst - 1; s >= 0; --s)
+      passed = hn::IfThenElse(hn::RebindMask(d, hn::Gt(value, Fetch(tables_[s], passed))),
+                              hn::Add(passed, hn::Set(d, 1 << s)), passed);
+    return passed;
+  }
+
+ private:
+  static constexpr T kNeverPassed = std::numeric_limits<T>::has_infinity
+                                        ? std::numeric_limits<T>::infinity()
+                                        : std::numeric_limits<T>::max();
+  hn::Vec<D> tables_[kSteps];
+};
+
+// Calls run(Halving<kSteps, T>) with as many steps as so many thresholds take.
+template <typename T, typename Run>
+HWY_INLINE auto WithHalving(const T* thresholds, size_t count, const Run& run) {
+  static_assert(kMostCompares < 1u << 4);
+  switch (std::bit_width(count)) {
+    case 0:
+    case 1:
+      return run(Halving<1, T>(thresholds, count));
+    case 2:
+      return run(Halving<2, T>(thresholds, count));
+    case 3:
+      return run(Halving<3, T>(thresholds, count));
+    default:
+      return run(Halving<4, T>(thresholds, count));
+  }
+}
+
+// Calls one_vector(values, codes) for all of them, the last few from and to copies.
+template <size_t kLanes, typename T, typename OneVector>
+HWY_INLINE void ForVectors(const T* values, size_t count, uint8_t* codes,
+                           const OneVector& one_vector) {
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    // The hardware's own prefetching stops at page ends.
+    __builtin_prefetch(reinterpret_cast<const char*>(values + i) + kPrefetchBytes);
+    one_vector(values + i, codes + i);
+  }
+  if (i < count) {
+    HWY_ALIGN T rest[kLanes] = {};
+    HWY_ALIGN uint8_t rest_codes[kLanes];
+    std::memcpy(rest, values + i, (count - i) * sizeof(T));
+    one_vector(rest, rest_codes);
+    std::memcpy(codes + i, rest_codes, count - i);
+  }
+}
+
+void CountPassedHalves(const uint16_t* values, size_t count, const int16_t* thresholds,
+                       size_t threshold_count, uint8_t* codes) {
+  const hn::Full512<int16_t> d;
+  const auto magnitude = hn::Set(d, 0x7fff);
+  WithHalving(thresholds, threshold_count, [&](const auto& halving) HWY_ATTR {
+    ForVectors<hn::MaxLanes(d)>(
+        values, count, codes, [&](const uint16_t* from, uint8_t* to) HWY_ATTR {
+          const auto bits = hn::LoadU(d, reinterpret_cast<const int16_t*>(from));
+          const auto key = hn::Xor(bits, hn::And(hn::ShiftRight<15>(bits), magnitude));
+          StoreBytes(halving.Passed(key), to);
+        });
+  });
+}
+
+void CountPassedFloats(const float* values, size_t count, const float* thresholds,
+                       size_t threshold_count, uint8_t* codes) {
+  const hn::Full512<float> d;
+  WithHalving(thresholds, threshold_count, [&](const auto& halving) HWY_ATTR {
+    ForVectors<hn::MaxLanes(d)>(values, count, codes, [&](const float* from, uint8_t* to) HWY_ATTR {
+      StoreBytes(halving.Passed(hn::LoadU(d, from)), to);
+    });
+  });
+}
+#else
 void CountPassedHalves(const uint16_t* values, size_t count, const int16_t* thresholds,
                        size_t threshold_count, uint8_t* codes) {
   const hn::ScalableTag<int16_t> d;
@@ -150,6 +269,21 @@ void CountPassedFloats(const float* values, size_t count, const float* threshold
   }
 }
 
+#endif
+
+// One value after the other, in double.
+void AddSquares(const float* values, size_t begin, size_t end, double& total) {
+  for (size_t i = begin; i < end; ++i)
+    total += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+}
+void AddErrors(const float* values, const uint8_t* codes, const float* lut, size_t begin,
+               size_t end, double& total) {
+  for (size_t i = begin; i < end; ++i) {
+    const double error = static_cast<double>(values[i]) - static_cast<double>(lut[codes[i]]);
+    total += error * error;
+  }
+}
+
 // A block whose sum leaves the range of fp32 is added again in double.
 double SquaredErrorOf(const float* values, const uint8_t* codes, const float* lut,
                       size_t entry_count, size_t count) {
@@ -174,12 +308,6 @@ double SquaredErrorOf(const float* values, const uint8_t* codes, const float* lu
     return hn::GatherIndex(d, lut, index);
   };
   double total = 0;
-  const auto add_scalars = [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; ++i) {
-      const double error = static_cast<double>(values[i]) - static_cast<double>(lut[codes[i]]);
-      total += error * error;
-    }
-  };
   size_t i = 0;
   while (i + lanes <= count) {
     const size_t begin = i;
@@ -194,9 +322,9 @@ double SquaredErrorOf(const float* values, const uint8_t* codes, const float* lu
     if (std::isfinite(block))
       total += static_cast<double>(block);
     else
-      add_scalars(begin, i);
+      AddErrors(values, codes, lut, begin, i, total);
   }
-  add_scalars(i, count);
+  AddErrors(values, codes, lut, i, count, total);
   return total;
 }
 
@@ -204,10 +332,6 @@ double SumOfSquaresOf(const float* values, size_t count) {
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
   double total = 0;
-  const auto add_scalars = [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; ++i)
-      total += static_cast<double>(values[i]) * static_cast<double>(values[i]);
-  };
   size_t i = 0;
   while (i + lanes <= count) {
     const size_t begin = i;
@@ -221,16 +345,76 @@ double SumOfSquaresOf(const float* values, size_t count) {
     if (std::isfinite(block))
       total += static_cast<double>(block);
     else
-      add_scalars(begin, i);
+      AddSquares(values, begin, i, total);
   }
-  add_scalars(i, count);
+  AddSquares(values, i, count, total);
   return total;
 }
 
 #if HWY_TARGET != HWY_SCALAR
+// Calls code(values, where their codes go), which gives the entries that they stand for, for whole
+// vectors of values, and sums up: block by block, in the order of SumOfSquaresOf and
+// SquaredErrorOf. The last few values are left to the caller.
+template <class D, typename Code>
+HWY_INLINE Squares Measure(D d, const float* values, size_t count, const float* lut, uint8_t* codes,
+                           const Code& code) {
+  const size_t lanes = hn::Lanes(d);
+  Squares total;
+  size_t i = 0;
+  while (i + lanes <= count) {
+    const size_t begin = i;
+    const size_t end = std::min(count, i + kSumBlock);
+    auto signal = hn::Zero(d);
+    auto noise = hn::Zero(d);
+    const auto one_vector = [&](size_t at) HWY_ATTR {
+      const auto value = hn::LoadU(d, values + at);
+      const auto error = hn::Sub(value, code(value, codes + at));
+      noise = hn::MulAdd(error, error, noise);
+      signal = hn::MulAdd(value, value, signal);
+    };
+    for (; i + 2 * lanes <= end; i += 2 * lanes) {
+      __builtin_prefetch(reinterpret_cast<const char*>(values + i) + kPrefetchBytes);
+      if (lanes * sizeof(float) >= 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(values + i + lanes) + kPrefetchBytes);
+      one_vector(i);
+      one_vector(i + lanes);
+    }
+    for (; i + lanes <= end; i += lanes) one_vector(i);
+    const float block_signal = hn::GetLane(hn::SumOfLanes(d, signal));
+    const float block_noise = hn::GetLane(hn::SumOfLanes(d, noise));
+    if (std::isfinite(block_signal))
+      total.signal += static_cast<double>(block_signal);
+    else
+      AddSquares(values, begin, i, total.signal);
+    if (std::isfinite(block_noise))
+      total.noise += static_cast<double>(block_noise);
+    else
+      AddErrors(values, codes, lut, begin, i, total.noise);
+  }
+  return total;
+}
+#endif
+
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+Squares MeasureVectors(const float* values, size_t count, const float* thresholds,
+                       size_t threshold_count, const float* lut, uint8_t* codes) {
+  const hn::Full512<float> d;
+  HWY_ALIGN float table[hn::MaxLanes(d)] = {};
+  static_assert(kMostShuffled <= hn::MaxLanes(d));
+  std::copy(lut, lut + threshold_count + 1, table);
+  const auto entries = hn::Load(d, table);
+  return WithHalving(thresholds, threshold_count, [&](const auto& halving) HWY_ATTR {
+    return Measure(d, values, count, lut, codes, [&](auto value, uint8_t* to) HWY_ATTR {
+      const auto code = halving.Passed(value);
+      StoreBytes(code, to);
+      return Fetch(entries, code);
+    });
+  });
+}
+#elif HWY_TARGET != HWY_SCALAR
 template <bool kInQuarters>
-Squares CountPassedAndMeasure(const float* values, size_t count, const float* thresholds,
-                              size_t threshold_count, const float* lut, uint8_t* codes) {
+Squares MeasureVectors(const float* values, size_t count, const float* thresholds,
+                       size_t threshold_count, const float* lut, uint8_t* codes) {
   const hn::ScalableTag<float> d;
   const hn::RebindToSigned<decltype(d)> di;
   const hn::RebindToUnsigned<decltype(d)> du;
@@ -275,75 +459,42 @@ Squares CountPassedAndMeasure(const float* values, size_t count, const float* th
       return passed;
     }
   };
-  Squares total;
-  const auto add_signal = [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; ++i)
-      total.signal += static_cast<double>(values[i]) * static_cast<double>(values[i]);
-  };
-  const auto add_noise = [&](size_t begin, size_t end) {
-    for (size_t i = begin; i < end; ++i) {
-      const double error = static_cast<double>(values[i]) - static_cast<double>(lut[codes[i]]);
-      total.noise += error * error;
-    }
-  };
-  size_t i = 0;
-  while (i + lanes <= count) {
-    const size_t begin = i;
-    const size_t end = std::min(count, i + kSumBlock);
-    auto signal = hn::Zero(d);
-    auto noise = hn::Zero(d);
-    const auto one_vector = [&](size_t at) HWY_ATTR {
-      const auto value = hn::LoadU(d, values + at);
-      const auto code = code_of(value);
-      hn::StoreU(hn::U8FromU32(hn::BitCast(du, code)), d8, codes + at);
-      const auto place = hn::IndicesFromVec(d, hn::And(code, last_lane));
-      auto entry = hn::TableLookupLanes(low_entries, place);
-      if (lanes < kMostShuffled) {
-        // Of 16 entries the upper half is behind the threshold between two and two quarters.
-        const auto in_high =
-            kInQuarters ? hn::Gt(value, quarter2) : hn::RebindMask(d, hn::Gt(code, last_lane));
-        entry = hn::IfThenElse(in_high, hn::TableLookupLanes(high_entries, place), entry);
-      }
-      const auto error = hn::Sub(value, entry);
-      noise = hn::MulAdd(error, error, noise);
-      signal = hn::MulAdd(value, value, signal);
-    };
-    for (; i + 2 * lanes <= end; i += 2 * lanes) {
-      __builtin_prefetch(reinterpret_cast<const char*>(values + i) + kPrefetchBytes);
-      one_vector(i);
-      one_vector(i + lanes);
-    }
-    for (; i + lanes <= end; i += lanes) one_vector(i);
-    const float block_signal = hn::GetLane(hn::SumOfLanes(d, signal));
-    const float block_noise = hn::GetLane(hn::SumOfLanes(d, noise));
-    if (std::isfinite(block_signal))
-      total.signal += static_cast<double>(block_signal);
-    else
-      add_signal(begin, i);
-    if (std::isfinite(block_noise))
-      total.noise += static_cast<double>(block_noise);
-    else
-      add_noise(begin, i);
-  }
-  if (i < count) {
-    CountPassedFloats(values + i, count - i, thresholds, threshold_count, codes + i);
-    add_signal(i, count);
-    add_noise(i, count);
-  }
-  return total;
+  return Measure(d, values, count, lut, codes, [&](auto value, uint8_t* to) HWY_ATTR {
+    const auto code = code_of(value);
+    hn::StoreU(hn::U8FromU32(hn::BitCast(du, code)), d8, to);
+    const auto place = hn::IndicesFromVec(d, hn::And(code, last_lane));
+    const auto entry = hn::TableLookupLanes(low_entries, place);
+    if (lanes >= kMostShuffled) return entry;
+    // Of 16 entries the upper half is behind the threshold between two and two quarters.
+    const auto in_high =
+        kInQuarters ? hn::Gt(value, quarter2) : hn::RebindMask(d, hn::Gt(code, last_lane));
+    return hn::IfThenElse(in_high, hn::TableLookupLanes(high_entries, place), entry);
+  });
+}
+
+Squares MeasureVectors(const float* values, size_t count, const float* thresholds,
+                       size_t threshold_count, const float* lut, uint8_t* codes) {
+  return threshold_count == kMostCompares
+             ? MeasureVectors<true>(values, count, thresholds, threshold_count, lut, codes)
+             : MeasureVectors<false>(values, count, thresholds, threshold_count, lut, codes);
 }
 #endif
 
-// The codes as CountPassedFloats finds them, and the sums of SumOfSquaresOf and SquaredErrorOf:
-// block by block, in the same order.
+// The codes as CountPassedFloats finds them, and the sums of SumOfSquaresOf and SquaredErrorOf.
 Squares CountPassedFloatsAndMeasure(const float* values, size_t count, const float* thresholds,
                                     size_t threshold_count, const float* lut, uint8_t* codes) {
 #if HWY_TARGET != HWY_SCALAR
-  if (2 * hn::Lanes(hn::ScalableTag<float>()) >= kMostShuffled)
-    return threshold_count == kMostCompares
-               ? CountPassedAndMeasure<true>(values, count, thresholds, threshold_count, lut, codes)
-               : CountPassedAndMeasure<false>(values, count, thresholds, threshold_count, lut,
-                                              codes);
+  const size_t lanes = hn::Lanes(hn::ScalableTag<float>());
+  if (2 * lanes >= kMostShuffled) {
+    Squares total = MeasureVectors(values, count, thresholds, threshold_count, lut, codes);
+    const size_t done = count / lanes * lanes;
+    if (done < count) {
+      CountPassedFloats(values + done, count - done, thresholds, threshold_count, codes + done);
+      AddSquares(values, done, count, total.signal);
+      AddErrors(values, codes, lut, done, count, total.noise);
+    }
+    return total;
+  }
 #endif
   CountPassedFloats(values, count, thresholds, threshold_count, codes);
   return {.signal = SumOfSquaresOf(values, count),
