@@ -585,8 +585,9 @@ void KMeans1d::Impl::FillNodes() {
     }
     whole = whole && std::abs(high.s0) < 0x1p53;
   }
+  // Their sum fits 53 bits by now, so each of them fits 64.
   for (size_t i = 0; whole && i < size_; ++i) {
-    whole = weights[i] == std::floor(weights[i]);
+    whole = weights[i] == static_cast<double>(static_cast<int64_t>(weights[i]));
   }
   whole_weights_ = whole;
 }
