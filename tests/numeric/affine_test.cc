@@ -1,8 +1,6 @@
 #include "numeric/affine.h"
 
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
-#include <hwy/targets.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +13,7 @@
 
 #include "numeric/convert.h"
 #include "numeric/half.h"
+#include "support/instruction_sets.h"
 
 namespace cmlc::numeric {
 namespace {
@@ -235,20 +234,9 @@ double LeastError(const std::vector<float>& block, const AffineFormat& format) {
   return found;
 }
 
-// Every instruction set of this processor that code was generated for.
-class Affine : public testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override { Choose(GetParam()); }
-  void TearDown() override { Choose(0); }
+class Affine : public test::InstructionSets {};
 
-  static void Choose(int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
-
-INSTANTIATE_TEST_SUITE_P(, Affine, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& test) { return std::string(hwy::TargetName(test.param)); });
+CMLC_FOR_INSTRUCTION_SETS(Affine);
 
 TEST_P(Affine, CodesAreThoseOfThePlainFormula) {
   for (const AffineFormat& format : AllFormats(false)) {

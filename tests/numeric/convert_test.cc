@@ -1,8 +1,6 @@
 #include "numeric/convert.h"
 
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
-#include <hwy/targets.h>
 
 #include <bit>
 #include <cmath>
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "numeric/half.h"
+#include "support/instruction_sets.h"
 
 namespace cmlc::numeric {
 namespace {
@@ -22,21 +21,9 @@ namespace {
 constexpr size_t kMostLanes = 16;  // of fp32 in the widest vectors
 constexpr size_t kMostLength = 4 * kMostLanes + 3;
 
-// Every instruction set of this processor that code was generated for.
-class Convert : public testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override { Choose(GetParam()); }
-  void TearDown() override { Choose(0); }
+class Convert : public test::InstructionSets {};
 
- private:
-  static void Choose(int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
-
-INSTANTIATE_TEST_SUITE_P(, Convert, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& test) { return std::string(hwy::TargetName(test.param)); });
+CMLC_FOR_INSTRUCTION_SETS(Convert);
 
 uint32_t Bits(float value) { return std::bit_cast<uint32_t>(value); }
 

@@ -1,8 +1,6 @@
 #include "numeric/fine_counts.h"
 
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
-#include <hwy/targets.h>
 
 #include <cmath>
 #include <cstdint>
@@ -14,6 +12,7 @@
 #include <vector>
 
 #include "numeric/half.h"
+#include "support/instruction_sets.h"
 
 namespace cmlc::numeric {
 namespace {
@@ -22,21 +21,9 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kMost = std::numeric_limits<float>::max();
 constexpr float kLeastNormal = std::numeric_limits<float>::min();
 
-// Every instruction set of this processor that code was generated for.
-class FineCountsOn : public testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override { Choose(GetParam()); }
-  void TearDown() override { Choose(0); }
+class FineCountsOn : public test::InstructionSets {};
 
- private:
-  static void Choose(int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
-
-INSTANTIATE_TEST_SUITE_P(, FineCountsOn, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& test) { return std::string(hwy::TargetName(test.param)); });
+CMLC_FOR_INSTRUCTION_SETS(FineCountsOn);
 
 // Both signs, many magnitudes, crowded slots, and zeros.
 std::vector<float> RandomFloats(size_t count, unsigned seed) {

@@ -1,8 +1,6 @@
 #include "numeric/linear.h"
 
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
-#include <hwy/targets.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "numeric/half.h"
+#include "support/instruction_sets.h"
 
 namespace cmlc::numeric {
 namespace {
@@ -236,20 +235,9 @@ void ExpectValid(const LinearParameters& parameters, const LinearFormat& format)
   }
 }
 
-// Every instruction set of this processor that code was generated for.
-class Linear : public testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override { Choose(GetParam()); }
-  void TearDown() override { Choose(0); }
+class Linear : public test::InstructionSets {};
 
-  static void Choose(int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
-
-INSTANTIATE_TEST_SUITE_P(, Linear, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& test) { return std::string(hwy::TargetName(test.param)); });
+CMLC_FOR_INSTRUCTION_SETS(Linear);
 
 TEST_P(Linear, RangeIsThatOfAPlainLoop) {
   const std::vector<float> values = Weights(Shape::kLongTailed, 200, 1);

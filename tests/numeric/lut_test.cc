@@ -1,8 +1,6 @@
 #include "numeric/lut.h"
 
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
-#include <hwy/targets.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,6 +14,7 @@
 #include <vector>
 
 #include "numeric/half.h"
+#include "support/instruction_sets.h"
 
 namespace cmlc::numeric {
 namespace {
@@ -167,21 +166,9 @@ std::vector<float> CriticalValues(const std::vector<float>& lut) {
   return Ascending(values);
 }
 
-// Every instruction set of this processor that code was generated for.
-class Lut : public testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override { Choose(GetParam()); }
-  void TearDown() override { Choose(0); }
+class Lut : public test::InstructionSets {};
 
- private:
-  static void Choose(int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
-
-INSTANTIATE_TEST_SUITE_P(, Lut, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& test) { return std::string(hwy::TargetName(test.param)); });
+CMLC_FOR_INSTRUCTION_SETS(Lut);
 
 TEST_P(Lut, AssignsEveryHalfToTheNearestEntry) {
   std::vector<float> values;

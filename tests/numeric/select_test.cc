@@ -1,14 +1,14 @@
 #include "numeric/select.h"
 
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
-#include <hwy/targets.h>
 
 #include <cmath>
 #include <limits>
 #include <random>
 #include <string>
 #include <vector>
+
+#include "support/instruction_sets.h"
 
 namespace cmlc::numeric {
 namespace {
@@ -48,21 +48,9 @@ std::vector<float> Expected(const std::vector<float>& values, const Intervals& i
   return expected;
 }
 
-// Every instruction set of this processor that code was generated for.
-class Select : public testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override { Choose(GetParam()); }
-  void TearDown() override { Choose(0); }
+class Select : public test::InstructionSets {};
 
- private:
-  static void Choose(int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
-
-INSTANTIATE_TEST_SUITE_P(, Select, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& test) { return std::string(hwy::TargetName(test.param)); });
+CMLC_FOR_INSTRUCTION_SETS(Select);
 
 TEST_P(Select, SelectsWhatIsInAnyInterval) {
   std::mt19937 random(1);

@@ -1,8 +1,6 @@
 #include "numeric/vector_kmeans.h"
 
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
-#include <hwy/targets.h>
 
 #include <algorithm>
 #include <atomic>
@@ -20,6 +18,7 @@
 #include <vector>
 
 #include "numeric/kmeans1d.h"
+#include "support/instruction_sets.h"
 
 namespace cmlc::numeric {
 namespace {
@@ -157,18 +156,9 @@ void ExpectInOrder(const Floats& centroids, size_t dim) {
 }
 
 // One of the sets of instructions that this processor has.
-class VectorKMeans : public testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override { Choose(GetParam()); }
-  void TearDown() override { Choose(0); }
-  static void Choose(int64_t targets) {
-    hwy::SetSupportedTargetsForTest(targets);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
+class VectorKMeans : public test::InstructionSets {};
 
-INSTANTIATE_TEST_SUITE_P(, VectorKMeans, testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
-                         [](const auto& test) { return std::string(hwy::TargetName(test.param)); });
+CMLC_FOR_INSTRUCTION_SETS(VectorKMeans);
 
 TEST_P(VectorKMeans, AssignsAsThePlainLoopDoes) {
   for (const size_t dim : {1, 2, 3, 4, 5, 7, 8, 9, 16, 33, 64})
