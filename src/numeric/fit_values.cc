@@ -25,8 +25,6 @@ namespace {
 // Below these counts sorting beats clearing and scanning a histogram.
 constexpr uint64_t kCountHalvesFrom = 12 * 1024;
 constexpr uint64_t kCountFloatsFrom = 64 * 1024;
-// Fine counts are wider than others, and pay if they spare a pass over so many values.
-constexpr uint64_t kFineCountsFrom = 256 * 1024;
 
 // Sorting pays below this many values an entry, too: the fine count would have as many cells.
 constexpr uint64_t kSortedPerEntry = 1024;
@@ -141,7 +139,7 @@ Result<std::optional<std::vector<double>>> FitFinely(const ValueSource<float>& s
                                                      const FitRequest& request, ThreadPool& pool,
                                                      Workspace& workspace) {
   if (request.mode != FitMode::kKMeans || request.codes ||
-      request.entries > FloatKMeans::kMostFineEntries || source.count() < kFineCountsFrom ||
+      request.entries > FloatKMeans::kMostFineEntries || source.count() < kCountFloatsFrom ||
       source.count() > FineCounts::kMostValues)
     return std::optional<std::vector<double>>();
   FineCounts& counts = workspace.Cleared(workspace.fine_counts);
